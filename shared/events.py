@@ -1,0 +1,125 @@
+"""Events: the entries of a session's log, and what their types mean. Pure values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Final
+
+from pydantic_core import from_json, to_json
+
+from shared.ids import EventId, chains
+
+
+class EventType(StrEnum):
+    MESSAGE = "message"
+    STARTED = "generation.started"
+    STATUS = "status"
+    TEXT = "text.delta"
+    REASONING = "reasoning.delta"
+    TOOL_CALL = "tool.call"
+    TOOL_RESULT = "tool.result"
+    SOURCE = "source"
+    DATA = "data"
+    QUESTION = "question"
+    ANSWER = "answer"
+    USAGE = "usage"
+    COMPLETED = "generation.completed"
+    FAILED = "generation.failed"
+    CANCELLED = "generation.cancelled"
+
+
+class State(StrEnum):
+    """State of a session: of its newest generation."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+DELTAS: Final = frozenset({EventType.TEXT, EventType.REASONING})
+TERMINALS: Final = {
+    EventType.COMPLETED: State.COMPLETED,
+    EventType.FAILED: State.FAILED,
+    EventType.CANCELLED: State.CANCELLED,
+}
+"""The event that ends a generation → the state it leaves. Exactly one of them per generation."""
+LIVE: Final = frozenset({State.QUEUED, State.RUNNING, State.WAITING})
+
+
+def encode(data: Mapping[str, Any]) -> bytes:
+    """Event data as one line of JSON. Raises PydanticSerializationError for what JSON cannot say."""
+    return to_json(data, inf_nan_mode="null")
+
+
+@dataclass(eq=False)
+class Event:
+    """One entry of the log. `data` is the JSON as stored, passed through unread wherever possible."""
+
+    id: EventId
+    type: str
+    data: bytes
+    at: int = 0
+    """ms since 1970, by Redis' clock. 0 where it was not asked for."""
+
+    @cached_property
+    def value(self) -> dict[str, Any]:
+        """The data, decoded."""
+        value: dict[str, Any] = from_json(self.data)
+        return value
+
+    @property
+    def prev(self) -> EventId | None:
+        """The id before this one; only the first event of an epoch says it."""
+        return EventId.parse(self.value["prev"]) if self.id.seq == 1 else None
+
+    @property
+    def before(self) -> EventId:
+        """The id of the event right before this one in the log."""
+        return self.prev or EventId(self.id.epoch, self.id.seq - 1)
+
+    @property
+    def terminal(self) -> bool:
+        return self.type in TERMINALS
+
+    def follows(self, cursor: EventId) -> bool:
+        return chains(cursor, self.id, self.prev)
+
+    def __repr__(self) -> str:
+        return f"<{self.id} {self.type} {self.data.decode(errors='replace')}>"
+
+
+def chained(cursor: EventId, events: list[Event]) -> list[Event]:
+    """The longest head of `events` that chains from `cursor` on."""
+    for n, event in enumerate(events):
+        if not event.follows(cursor):
+            return events[:n]
+        cursor = event.id
+    return events
+
+
+def merged(events: list[Event]) -> list[Event]:
+    """Neighbouring deltas of one kind as one event that bears the last one's id. Everything else unchanged."""
+    out: list[Event] = []
+    run: list[Event] = []
+    for event in events:
+        if run and event.type != run[0].type:
+            out.append(_joined(run))
+            run = []
+        if event.type in DELTAS:
+            run.append(event)
+        else:
+            out.append(event)
+    if run:
+        out.append(_joined(run))
+    return out
+
+
+def _joined(run: list[Event]) -> Event:
+    if len(run) == 1:
+        return run[0]
+    text = "".join(event.value["text"] for event in run)
+    return Event(run[-1].id, run[-1].type, encode({"text": text}), run[-1].at)

@@ -1,0 +1,49 @@
+"""Every key Holdfast writes. All keys of one session share the hash tag `{<sid>}`: one Cluster slot each."""
+
+PREFIX = "holdfast"
+
+
+def events(sid: str) -> str:
+    """Stream: the session's log."""
+    return f"{PREFIX}:{{{sid}}}:events"
+
+
+def session(sid: str) -> str:
+    """Hash: the session as a person reads it."""
+    return f"{PREFIX}:{{{sid}}}:session"
+
+
+def live(sid: str) -> str:
+    """Pub/sub channel: what is appended, as it is appended."""
+    return f"{PREFIX}:{{{sid}}}:live"
+
+
+def session_keys(sid: str) -> list[str]:
+    """KEYS of every script: events, session, live."""
+    return [events(sid), session(sid), live(sid)]
+
+
+LIVE_INDEX = f"{PREFIX}:live"
+"""Sorted set of session ids by ms: sessions that may have a generation to look after."""
+
+
+def owned(principal: str) -> str:
+    """Sorted set of session ids by creation ms: one principal's sessions."""
+    return f"{PREFIX}:sessions:{principal}"
+
+
+def worker(worker_id: str) -> str:
+    """String that lives while its worker does: the lease of all generations it holds."""
+    return f"{PREFIX}:worker:{worker_id}"
+
+
+def control(worker_id: str) -> str:
+    """Pub/sub channel of one worker: stop, answer."""
+    return f"{PREFIX}:worker:{worker_id}:control"
+
+
+WORKERS = f"{PREFIX}:worker:*"
+QUEUE = f"{PREFIX}:queue"
+"""Sorted set of arq's job ids."""
+WAKE = f"{PREFIX}:queue:wake"
+"""List a waiting worker blocks on: one element per queued job, capped."""

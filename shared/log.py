@@ -1,0 +1,281 @@
+"""The log: every read and every change of a session's keys. Each change is one script in `lua/`."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared import keys, scripts
+from shared.errors import (
+    GenerationRunning,
+    HoldfastError,
+    IdempotencyMismatch,
+    NotTheGeneration,
+    QuestionGone,
+    SessionDeleted,
+    SessionExists,
+    SessionExpired,
+    SessionNotFound,
+)
+from shared.events import Event, State, encode
+from shared.ids import EventId, epoch_jump
+from shared.views import FIELDS, SessionView
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A turn that was opened, now or by an earlier call with the same nonce."""
+
+    generation: str
+    last: EventId
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Claimed:
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Stopped:
+    outcome: str
+    """`cancelled` (was queued), `stopping` (its worker must do it), or `done` (was over)."""
+    generation: str
+    worker: str = ""
+    state: State = State.CANCELLED
+
+
+@dataclass(frozen=True)
+class Reaped:
+    requeued: bool
+    """True: queued for the next attempt. False: it got its verdict."""
+    epoch: int
+    generation: str
+
+
+@dataclass(frozen=True)
+class Retention:
+    log_ms: int
+    """How long the log outlives its newest generation."""
+    tombstone_ms: int
+    """How much longer the session hash lives, to say *expired* rather than *unknown*."""
+
+
+class Appended(tuple[str, Any, str, str]):
+    """Outcome of an append: `(outcome, value, stop, answer)`; see generation_append.lua."""
+
+    __slots__ = ()
+
+
+def body_hash(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+class Log:
+    """Verbs on sessions. Stateless; one per process.
+
+    Every method may raise redis.exceptions.RedisError. All of them may be repeated after a lost reply with the same nonce
+    or token, and then answer the same.
+    """
+
+    def __init__(self, redis: Any, retention: Retention) -> None:
+        self._redis = redis
+        self._retention = retention
+
+    # -- turns
+
+    async def create(
+        self, sid: str, nonce: str, body: str, messages: Sequence[Mapping[str, Any]], fields: Mapping[str, str]
+    ) -> Opened:
+        """Open a session. `messages` are data of `message` events, at least one; `fields` go into the hash.
+
+        Raises SessionExists, SessionDeleted, IdempotencyMismatch.
+        """
+        data = [encode({"generation": "g1", **message}) for message in messages]
+        reply = await self._run(
+            "session_create", sid, nonce, body, epoch_jump(), len(data), *data, *_flat(fields)
+        )  # fmt: skip
+        return _opened(sid, reply)
+
+    async def message(
+        self, sid: str, nonce: str, body: str, message: Mapping[str, Any], fields: Mapping[str, str]
+    ) -> Opened:
+        """Open the next turn. Raises SessionNotFound, SessionExpired, GenerationRunning, IdempotencyMismatch."""
+        reply = await self._run(
+            "session_message", sid, nonce, body, epoch_jump(), encode(message), *_flat(fields)
+        )  # fmt: skip
+        return _opened(sid, reply)
+
+    async def stop(self, sid: str, by: str, generation: str = "") -> Stopped:
+        """Ask the (named) generation to stop. Raises SessionNotFound, NotTheGeneration."""
+        data = encode({"by": by, "confirmed": True})
+        reply = await self._run("generation_stop", sid, generation, epoch_jump(), data, *self._lives())
+        match reply:
+            case [b"CANCELLED", _, current]:
+                return Stopped("cancelled", current.decode())
+            case [b"STOPPING", worker, current]:
+                return Stopped("stopping", current.decode(), worker.decode(), State.RUNNING)
+            case [b"DONE", state, current]:
+                return Stopped("done", current.decode(), state=State(state.decode()))
+            case [b"OTHER", _, current]:
+                raise NotTheGeneration(generation, current.decode())
+        raise _refused(sid, reply)
+
+    async def answer(self, sid: str, nonce: str, question: str, text: str, by: str) -> str:
+        """Answer the open question; gives the worker to tell. Raises SessionNotFound, QuestionGone."""
+        answer = encode({"nonce": nonce, "question": question, "text": text, "by": by})
+        reply = await self._run("question_answer", sid, nonce, question, answer)
+        if reply[0] == b"OK":
+            return str(reply[1].decode())
+        raise QuestionGone(question) if reply[0] == b"GONE" else _refused(sid, reply)
+
+    async def delete(self, sid: str) -> str:
+        """Forget a session; gives the worker that must stop, or nothing. Raises SessionNotFound."""
+        reply = await self._run("session_delete", sid, self._retention.tombstone_ms)
+        if reply[0] != b"OK":
+            raise _refused(sid, reply)
+        return str(reply[1].decode())
+
+    # -- the pen
+
+    async def claim(self, sid: str, token: str, generation: str, worker: str, model: str) -> Claimed | None:
+        """Take the pen of a queued generation; None if it is not there to be taken."""
+        rest = encode({"model": model})
+        reply = await self._run("generation_claim", sid, token, generation, worker, epoch_jump(), rest)
+        return Claimed(int(reply[1]), int(reply[2])) if reply[0] == b"OK" else None
+
+    async def append(
+        self, sid: str, token: str, epoch: int, first: int, batch: Sequence[tuple[str, bytes]]
+    ) -> Appended:
+        """Append `batch` (type, data) as seq `first` and on. Gives the script's outcome; never raises for one."""
+        flat = [part for entry in batch for part in entry]
+        reply = await self._run("generation_append", sid, token, epoch, first, *self._lives(), *flat)
+        outcome, value, stop, answer = (*reply, b"", b"", b"")[:4]
+        number = value if isinstance(value, int) else value.decode()
+        return Appended((outcome.decode(), number, stop.decode(), answer.decode()))
+
+    async def release(self, sid: str, token: str) -> list[str]:
+        """Give the generation back to the queue. Gives the script's outcome: see generation_release.lua."""
+        return [part.decode() for part in await self._run("generation_release", sid, token)]
+
+    async def reap(
+        self, sid: str, judged_epoch: int, max_crashes: int, min_age_ms: int
+    ) -> Reaped | None:
+        """Verdict on a generation whose worker is gone; None if there is nothing to judge (any more)."""
+        failed = encode(_failure("worker_lost", "the worker was lost and no attempt is left", retryable=True))
+        cancelled = encode({"by": "reaper", "confirmed": False})
+        reply = await self._run(
+            "generation_reap", sid, judged_epoch, max_crashes, min_age_ms, epoch_jump(), failed, cancelled,
+            *self._lives(),
+        )  # fmt: skip
+        match reply:
+            case [b"QUEUED", epoch, generation]:
+                return Reaped(True, int(epoch), generation.decode())
+            case [b"ENDED", _, generation]:
+                return Reaped(False, judged_epoch, generation.decode())
+        return None
+
+    async def abandon(self, sid: str, judged_epoch: int, min_age_ms: int) -> bool:
+        """End a generation that no worker took in time; False if it is not queued (any more)."""
+        failed = encode(_failure("queue_timeout", "no worker took the generation in time", retryable=True))
+        reply = await self._run(
+            "generation_abandon", sid, judged_epoch, min_age_ms, epoch_jump(), failed, *self._lives()
+        )  # fmt: skip
+        return bool(reply[0] == b"ENDED")
+
+    # -- reading
+
+    async def view(self, sid: str) -> SessionView | None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            self._queue_view(pipe, sid)
+            values, exists = await pipe.execute()
+        return SessionView.of(values, bool(exists))
+
+    async def views(self, sids: Sequence[str]) -> list[SessionView | None]:
+        """Views of many sessions, in their order; not atomic across them."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for sid in sids:
+                self._queue_view(pipe, sid)
+            replies = await pipe.execute()
+        return [SessionView.of(replies[n], bool(replies[n + 1])) for n in range(0, len(replies), 2)]
+
+    async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
+        """The session and at most `count` events after `cursor`, as of one moment."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            self._queue_view(pipe, sid)
+            pipe.xrange(keys.events(sid), min=f"({cursor}", count=count)
+            values, exists, entries = await pipe.execute()
+        return SessionView.of(values, bool(exists)), [_event(*entry) for entry in entries]
+
+    async def last_event(self, sid: str) -> tuple[SessionView | None, Event | None, EventId | None]:
+        """The session, the newest event and the id of the oldest one kept, as of one moment."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            self._queue_view(pipe, sid)
+            pipe.xrevrange(keys.events(sid), count=1)
+            pipe.xrange(keys.events(sid), count=1)
+            values, exists, newest, oldest = await pipe.execute()
+        view = SessionView.of(values, bool(exists))
+        if not newest:
+            return view, None, None
+        return view, _event(*newest[0]), EventId.parse(oldest[0][0].decode())
+
+    async def events(self, sid: str, until: EventId | None = None, page: int = 1000) -> list[Event]:
+        """The whole log as it is kept, up to `until`; read in pages."""
+        found: list[Event] = []
+        cursor, end = "-", str(until) if until else "+"
+        while entries := await self._redis.xrange(keys.events(sid), min=cursor, max=end, count=page):
+            found += (_event(*entry) for entry in entries)
+            cursor = f"({found[-1].id}"
+        return found
+
+    # -- inside
+
+    def _lives(self) -> tuple[int, int]:
+        return self._retention.log_ms, self._retention.tombstone_ms
+
+    def _queue_view(self, pipe: Any, sid: str) -> None:
+        pipe.hmget(keys.session(sid), FIELDS)
+        pipe.exists(keys.events(sid))
+
+    async def _run(self, verb: str, sid: str, *args: scripts.Argument) -> list[Any]:
+        return await scripts.run(self._redis, verb, keys.session_keys(sid), *args)
+
+
+def _failure(code: str, message: str, *, retryable: bool) -> dict[str, Any]:
+    return {"code": code, "message": message, "retryable": retryable}
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
+    return Event(
+        EventId.parse(entry_id.decode()), fields[b"type"].decode(), fields[b"data"], int(fields.get(b"at", 0))
+    )
+
+
+def _opened(sid: str, reply: list[Any]) -> Opened:
+    if reply[0] != b"OK":
+        raise _refused(sid, reply)
+    return Opened(reply[1].decode(), EventId.parse(reply[2].decode()), bool(reply[3]))
+
+
+def _refused(sid: str, reply: list[Any]) -> HoldfastError:
+    match reply:
+        case [b"EXISTS"]:
+            return SessionExists(sid)
+        case [b"DELETED"]:
+            return SessionDeleted(sid)
+        case [b"OTHER_BODY"]:
+            return IdempotencyMismatch()
+        case [b"UNKNOWN"]:
+            return SessionNotFound(sid)
+        case [b"EXPIRED"]:
+            return SessionExpired(sid)
+        case [b"RUNNING", generation]:
+            return GenerationRunning(generation.decode())
+    return HoldfastError(f"unexpected outcome of a script: {reply!r}")
+
+

@@ -1,0 +1,13 @@
+-- The pen-holder gives a generation back, to be run by another worker. Counts as no crash.
+-- ARGV: token
+-- Returns QUEUED epoch generation | STOP (somebody asked to stop: the holder writes the end itself) | ENDED state |
+--         FENCED epoch | GONE
+local token = ARGV[1]
+if not known() then return { 'GONE' } end
+if token == '' or get('token') ~= token then return { 'FENCED', get('epoch') } end
+local state, generation = get('state'), get('generation')
+if not LIVE[state] then return { 'ENDED', state } end
+if get('stop') == generation then return { 'STOP' } end
+redis.call('HSET', SESSION, 'state', 'queued', 'token', '', 'worker', '', 'question', '', 'answer', '',
+  'since', integer(now_ms()))
+return { 'QUEUED', get('epoch'), generation }

@@ -1,0 +1,94 @@
+"""Settings: `HOLDFAST_*` environment variables, read once. Units are in the names."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.log import Retention
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", extra="ignore", frozen=True)
+
+    redis_url: str = ""
+    """`redis://`, `rediss://` or `unix://`. Empty: `holdfast dev` starts an embedded one; others use localhost:6379."""
+    queue_url: str = ""
+    """Redis of the job queue. Empty: the same as redis_url."""
+    redis_connections: int = Field(4, ge=2, le=100)
+    """Most connections of one process for commands. Subscriptions and the queue take a few more."""
+    redis_timeout_s: float = Field(5.0, gt=0)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    drain_s: float = Field(5.0, ge=0)
+    """On SIGTERM, open streams are closed spread over this time."""
+    keepalive_s: float = Field(12.0, gt=0, le=15)
+    quiet_check_s: float = Field(1.0, gt=0)
+    """A feed that has been quiet this long looks at the log, so that a lost last event is found."""
+    heal_wait_s: float = Field(10.0, gt=0)
+    """How long a reader that is ahead of the log waits for a live writer to say the tail again."""
+    retry_ms: int = Field(1000, ge=0)
+    """What an EventSource is told to wait before it reconnects."""
+    replay_page: int = Field(1000, ge=1, le=10_000)
+    """Events per read of the log on replay."""
+    ring_events: int = Field(1024, ge=1)
+    """Recent events a feed keeps in memory. A reader that falls behind them is back on replay."""
+    ring_bytes: int = Field(1 << 20, ge=1)
+    max_body_bytes: int = Field(1 << 20, ge=1)
+    """Largest request body. 413 beyond."""
+    max_input_chars: int = Field(200_000, ge=1)
+
+    retention_s: float = Field(86_400, gt=0)
+    """How long a log outlives its newest generation."""
+    tombstone_s: float = Field(7 * 86_400, gt=0)
+    """How much longer the session hash lives, to answer *expired* instead of *unknown*."""
+
+    worker_jobs: int = Field(300, ge=1)
+    """Generations one worker holds at once."""
+    worker_grace_s: float = Field(20.0, ge=0)
+    """On SIGTERM, generations may finish within this time; the rest are handed over."""
+    heartbeat_s: float = Field(2.0, gt=0)
+    lease_s: float = Field(6.0, gt=0)
+    """A worker that did not refresh its lease for this long is gone."""
+    max_attempts: int = Field(2, ge=1)
+    requeue_after_s: float = Field(4.0, gt=0)
+    queue_timeout_s: float = Field(3600.0, gt=0)
+    """A generation that no worker took within this time fails."""
+    generation_timeout_s: float = Field(3600.0, gt=0)
+    idle_timeout_s: float = Field(60.0, gt=0)
+    """A provider that says nothing for this long has failed."""
+    flush_ms: float = Field(40.0, ge=0)
+    """The most a delta waits for others to share its event. The first one never waits."""
+    flush_bytes: int = Field(2048, ge=1)
+    """The most text one delta event holds before it is flushed."""
+    backlog_bytes: int = Field(1 << 20, ge=1)
+    """Events the writer keeps while Redis is away, before it slows the provider down."""
+    max_output_bytes: int = Field(16 << 20, ge=1)
+    """A generation that says more than this fails: the writer keeps all it said until the end."""
+    linger_s: float = Field(3.0, ge=0)
+    """The last append is repeated twice, this far apart: a failover cannot lose the end."""
+
+    log_level: str = "info"
+    log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
+    pipelines: Annotated[tuple[str, ...], NoDecode] = ()
+    """Dotted modules to import, separated by commas: each registers pipelines."""
+
+    @field_validator("pipelines", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(int(self.retention_s * 1000), int(self.tombstone_s * 1000))
+
+    @property
+    def log_redis_url(self) -> str:
+        return self.redis_url or "redis://127.0.0.1:6379/0"
+
+    @property
+    def queue_redis_url(self) -> str:
+        return self.queue_url or self.log_redis_url
