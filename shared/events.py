@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final
 
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from shared.ids import EventId, chains
 
@@ -51,8 +51,22 @@ LIVE: Final = frozenset({State.QUEUED, State.RUNNING, State.WAITING})
 
 
 def encode(data: Mapping[str, Any]) -> bytes:
-    """Event data as one line of JSON. Raises PydanticSerializationError for what JSON cannot say."""
-    return to_json(data, inf_nan_mode="null")
+    """Event data as one line of JSON. A lone surrogate becomes U+FFFD: it has no UTF-8.
+
+    Raises PydanticSerializationError for what JSON cannot say.
+    """
+    try:
+        return to_json(data, inf_nan_mode="null")
+    except (PydanticSerializationError, UnicodeEncodeError):
+        return to_json(_mended(data), inf_nan_mode="null")
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {_mended(name): _mended(item) for name, item in value.items()}
+    return [_mended(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(eq=False)
@@ -70,6 +84,11 @@ class Event:
         """The data, decoded."""
         value: dict[str, Any] = from_json(self.data)
         return value
+
+    @cached_property
+    def frame(self) -> bytes:
+        """The event as an SSE reader is sent it; also the form in which scripts publish it."""
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(self.id).encode(), self.type.encode(), self.data)
 
     @property
     def prev(self) -> EventId | None:
@@ -90,6 +109,18 @@ class Event:
 
     def __repr__(self) -> str:
         return f"<{self.id} {self.type} {self.data.decode(errors='replace')}>"
+
+
+def published(payload: bytes) -> list[Event]:
+    """The events of one published batch. The frames are kept as they came."""
+    return [_of_frame(frame) for frame in payload.split(b"\n\n")[:-1]]
+
+
+def _of_frame(frame: bytes) -> Event:
+    id_line, type_line, data_line = frame.split(b"\n")
+    event = Event(EventId.parse(id_line[4:].decode()), type_line[7:].decode(), data_line[6:])
+    event.frame = frame + b"\n\n"
+    return event
 
 
 def chained(cursor: EventId, events: list[Event]) -> list[Event]:

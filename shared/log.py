@@ -17,7 +17,7 @@ from shared.errors import (
     SessionExpired,
     SessionNotFound,
 )
-from shared.events import Event, State, encode
+from shared.events import LIVE, Event, State, encode
 from shared.ids import EventId, epoch_jump
 from shared.views import FIELDS, SessionView
 
@@ -139,10 +139,9 @@ class Log:
 
     # -- the pen
 
-    async def claim(self, sid: str, token: str, generation: str, worker: str, model: str) -> Claimed | None:
+    async def claim(self, sid: str, token: str, generation: str, worker: str) -> Claimed | None:
         """Take the pen of a queued generation; None if it is not there to be taken."""
-        rest = encode({"model": model})
-        reply = await self._run("generation_claim", sid, token, generation, worker, epoch_jump(), rest)
+        reply = await self._run("generation_claim", sid, token, generation, worker, epoch_jump())
         return Claimed(int(reply[1]), int(reply[2])) if reply[0] == b"OK" else None
 
     async def append(
@@ -199,6 +198,14 @@ class Log:
                 self._queue_view(pipe, sid)
             replies = await pipe.execute()
         return [SessionView.of(replies[n], bool(replies[n + 1])) for n in range(0, len(replies), 2)]
+
+    async def heads(self, sids: Sequence[str]) -> list[tuple[bool, EventId] | None]:
+        """For each session whether it is live and its last event id; None where it is gone. Cheaper than `views`."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for sid in sids:
+                pipe.hmget(keys.session(sid), "state", "last")
+            replies = await pipe.execute()
+        return [(s.decode() in LIVE, EventId.parse(last.decode())) if last else None for s, last in replies]
 
     async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
         """The session and at most `count` events after `cursor`, as of one moment."""

@@ -1,0 +1,1 @@
+"""The API nodes: stateless, they tail logs to clients."""

@@ -1,0 +1,242 @@
+"""Delivery: decides what one reader gets. Every transport and dialect sends what comes out of here, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from api.hub import Hub, Reader
+from shared.errors import HoldfastError, SessionExpired, SessionNotFound
+from shared.events import Event, chained, merged
+from shared.ids import EventId, generation_number
+from shared.reader import Verdict, decide
+from shared.redis import RedisError
+from shared.telemetry import get_logger
+from shared.transcript import Transcript, fold
+
+_log = get_logger(__name__)
+
+REDIS_AWAY_S = 0.5
+HEAL_POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    events: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The log no longer has what follows the cursor. Bears an id, so that the client's cursor moves."""
+
+    id: EventId
+    requested: EventId
+    earliest: EventId | None
+    reason: str
+    transcript: Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """Replay is over: what follows is live."""
+
+    last: EventId
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The reader has everything: finish cleanly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """There was nothing to send and nothing will come: 204. Only ever the first output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Only ever the first output."""
+
+    error: HoldfastError
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Abort the connection: a clean end would look like success."""
+
+
+Output = Events | Gap | CaughtUp | KeepAlive | End | Nothing | Refused | Cut
+
+
+class Delivery:
+    """One reader of one session: a cursor that moves through the log, and, once there, through the feed's ring."""
+
+    def __init__(self, hub: Hub, sid: str, cursor: EventId, *, follow: bool, merge: bool) -> None:
+        self.cursor = cursor
+        self._hub = hub
+        self._sid = sid
+        self._follow = follow
+        self._merge = merge
+        self._target = 0
+        """Number of the generation that was current on arrival: its terminal, or a later one, ends the stream."""
+        self._sent = False
+        self._caught_up = False
+        self._on_ring = False
+        self._version = 0
+        """Of the feed when the log was last asked; meaningful while on the ring."""
+        self._ahead_since: float | None = None
+        self._beat = hub.beat
+        self._final: Output | None = None
+
+    async def outputs(self) -> AsyncGenerator[Output, None]:
+        """What to send, in order. The last output is End, Nothing, Refused or Cut; none follows it.
+
+        Redis being away only delays it. Cancelling it leaves nothing behind.
+        """
+        while (view := await self._view()) is None:
+            yield KeepAlive()
+        if isinstance(view, Refused):
+            yield view
+            return
+        self._target = view
+        try:
+            async with self._hub.reading(self._sid) as reader:
+                while self._final is None:
+                    output = await self._step(reader)
+                    if output is not None:
+                        self._beat = self._hub.beat
+                        self._sent = True
+                        yield output
+                yield self._final
+        except RedisError as error:  # joining failed: the client comes back
+            _log.warning("feed could not be joined", session=self._sid, error=str(error))
+            yield Cut()
+
+    async def _view(self) -> int | Refused | None:
+        """The generation that is current now; None: Redis is away, ask again."""
+        try:
+            view = await self._hub.log.view(self._sid)
+        except RedisError as error:
+            _log.warning("session could not be read", session=self._sid, error=str(error))
+            await asyncio.sleep(REDIS_AWAY_S)
+            return None
+        if view is None:
+            return Refused(SessionNotFound(self._sid))
+        return generation_number(view.generation)
+
+    async def _step(self, reader: Reader) -> Output | None:
+        """One output, or None where nothing is to be sent yet."""
+        if reader.kicked:
+            self._final = Cut()
+            return None
+        if self._on_ring:
+            return await self._from_ring(reader)
+        try:
+            return await self._from_log(reader)
+        except RedisError as error:
+            _log.warning("log could not be read", session=self._sid, error=str(error))
+            await asyncio.sleep(REDIS_AWAY_S)
+            return KeepAlive()
+
+    # -- the ring
+
+    async def _from_ring(self, reader: Reader) -> Output | None:
+        feed = reader.feed
+        events = feed.after(self.cursor) if feed.version == self._version else None
+        if events is None:
+            self._on_ring = False
+            return None
+        if events:
+            return self._take(events)
+        if not self._caught_up:
+            self._caught_up = True
+            return CaughtUp(self.cursor)
+        heard = feed.heard
+        await feed.changed()
+        if feed.heard != heard and self.cursor != feed.last and not feed.after(self.cursor):
+            self._on_ring = False  # the feed looked at the log, and is elsewhere
+        return KeepAlive() if self._beat != self._hub.beat and not feed.after(self.cursor) else None
+
+    # -- the log
+
+    async def _from_log(self, reader: Reader) -> Output | None:
+        self._version = reader.feed.version
+        view, page = await self._hub.read(self._sid, self.cursor)
+        decision = decide(self.cursor, view, page, await self._hub.owner_alive(self.cursor, view))
+        if decision.verdict is not Verdict.HEALING:
+            self._ahead_since = None
+        match decision.verdict:
+            case Verdict.SEND:
+                return self._page(page)
+            case Verdict.WAIT:
+                return await self._wait(reader)
+            case Verdict.END:
+                return await self._end(reader)
+            case Verdict.HEALING:
+                return await self._heal()
+            case Verdict.GAP:
+                return await self._gap(decision.reason)
+            case Verdict.MISSING:
+                self._final = Cut() if self._sent else Refused(SessionNotFound(self._sid))
+            case Verdict.EXPIRED:
+                self._final = Cut() if self._sent else Refused(SessionExpired(self._sid))
+        return None
+
+    def _page(self, page: list[Event]) -> Output:
+        events = chained(self.cursor, page)
+        self._on_ring = len(events) == len(page) < self._hub.settings.replay_page
+        return self._take(events, merge=self._merge)
+
+    async def _wait(self, reader: Reader) -> Output | None:
+        if reader.feed.after(self.cursor) is not None:
+            self._on_ring = True
+            return None
+        await reader.feed.changed()  # the feed is elsewhere; it will look, and then one of us moves
+        return None
+
+    async def _end(self, reader: Reader) -> Output | None:
+        if self._follow:
+            return await self._wait(reader)
+        self._final = End() if self._sent else Nothing()
+        return None
+
+    async def _heal(self) -> Output:
+        """Ahead of the log: its writer will say the tail again, if it lives."""
+        now = asyncio.get_running_loop().time()
+        self._ahead_since = self._ahead_since or now
+        if now - self._ahead_since > self._hub.settings.heal_wait_s:
+            self._ahead_since = None
+            return await self._gap("ahead") or KeepAlive()
+        await asyncio.sleep(HEAL_POLL_S)
+        return KeepAlive()
+
+    async def _gap(self, reason: str) -> Output | None:
+        view, newest, earliest = await self._hub.log.last_event(self._sid)
+        if view is None:
+            return None  # the next look says missing
+        if not view.live and newest is None:
+            self._final = Cut() if self._sent else Refused(SessionExpired(self._sid))
+            return None
+        over = not view.live and newest is not None
+        latest = newest.before if over and newest is not None else view.last
+        transcript = fold(await self._hub.log.events(self._sid, until=latest))
+        requested, self.cursor = self.cursor, latest
+        _log.info("gap", session=self._sid, reason=reason, requested=str(requested), latest=str(latest))
+        return Gap(latest, requested, earliest, reason, transcript)
+
+    # -- both
+
+    def _take(self, events: list[Event], *, merge: bool = False) -> Events:
+        """Move the cursor over `events`, cut at the terminal this reader is here for."""
+        if not self._follow:
+            for n, event in enumerate(events):
+                if event.terminal and generation_number(event.value["generation"]) >= self._target:
+                    events = events[: n + 1]
+                    self._final = End()
+                    break
+        self.cursor = events[-1].id
+        return Events(merged(events) if merge else events)

@@ -1,0 +1,229 @@
+"""The hub: a node's feeds, their subscription, and the two ticks that keep them honest."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from api.feed import Feed
+from shared import keys
+from shared.directory import Directory
+from shared.events import Event
+from shared.ids import EventId
+from shared.log import Log
+from shared.reader import Decision, decide
+from shared.redis import RedisError
+from shared.settings import Settings
+from shared.subscriber import Subscriber
+from shared.telemetry import get_logger
+from shared.views import SessionView
+
+_log = get_logger(__name__)
+
+LINGER_S = 5.0
+"""A feed without readers stays this long: a refresh finds it warm."""
+HEADS = 500
+"""Quiet feeds looked at in one round trip."""
+
+
+class Reader:
+    """One connected client, as the hub knows it: a feed, and whether it must go."""
+
+    __slots__ = ("feed", "kicked")
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.kicked = False
+        """The node is shutting down: leave, so that the client comes back elsewhere."""
+
+    def kick(self) -> None:
+        self.kicked = True
+        self.feed.wake()
+
+
+class Hub:
+    """All feeds of a node share one subscription and a few connections, however many readers there are."""
+
+    def __init__(self, settings: Settings, log: Log, directory: Directory) -> None:
+        self.settings = settings
+        self.log = log
+        self.directory = directory
+        self.beat = 0
+        """Counts keep-alive ticks: a reader that wrote nothing since the last one writes a comment."""
+        self.draining = False
+        self.readers: set[Reader] = set()
+        self._feeds: dict[str, Feed] = {}
+        self._joins: dict[str, asyncio.Task[None]] = {}
+        self._reads: dict[tuple[str, EventId], asyncio.Task[tuple[SessionView | None, list[Event]]]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._looking: set[str] = set()
+        self._subscriber = Subscriber(settings.log_redis_url, self._on_message, self._on_reconnect)
+
+    # -- life
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Hub"]:
+        for work in (self._subscriber.run(), self._keep_alive(), self._check_quiet()):
+            self._spawn(work)
+        try:
+            yield self
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._subscriber.aclose()
+
+    def drain(self) -> None:
+        """Send all readers away, spread over the drain time: a deploy is no storm of reconnects."""
+        if self.draining:
+            return
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        for reader in self.readers:
+            loop.call_later(random.uniform(0, self.settings.drain_s * 0.8), reader.kick)
+
+    # -- for readers
+
+    @contextlib.asynccontextmanager
+    async def reading(self, sid: str) -> AsyncIterator[Reader]:
+        """Join the feed of a session: subscribed before anything is read, so that nothing falls in between.
+
+        Raises redis.exceptions.RedisError.
+        """
+        feed = self._feeds.get(sid)
+        if feed is None:
+            feed = self._feeds[sid] = Feed(sid, self.settings.ring_events, self.settings.ring_bytes)
+        feed.readers += 1
+        reader = Reader(feed)
+        self.readers.add(reader)
+        try:
+            if feed.last is None:
+                await self._joined(feed)
+            yield reader
+        finally:
+            self.readers.discard(reader)
+            feed.readers -= 1
+            feed.idle_since = _now()
+
+    async def read(self, sid: str, cursor: EventId) -> tuple[SessionView | None, list[Event]]:
+        """A page of the log. Readers that want the same page at the same time share one read."""
+        key = (sid, cursor)
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = self._spawn(self.log.read(sid, cursor, self.settings.replay_page))
+            task.add_done_callback(lambda _: self._reads.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def owner_alive(self, cursor: EventId, view: SessionView | None) -> bool:
+        """Asked only where the decision needs it: for a cursor ahead of the log."""
+        if view is None or cursor <= view.last:
+            return False
+        return await self.directory.is_alive(view.worker)
+
+    # -- joining
+
+    async def _joined(self, feed: Feed) -> None:
+        task = self._joins.get(feed.sid)
+        if task is None:
+            task = self._joins[feed.sid] = self._spawn(self._join(feed))
+            task.add_done_callback(lambda _: self._joins.pop(feed.sid, None))
+        await asyncio.shield(task)
+
+    async def _join(self, feed: Feed) -> None:
+        await self._subscriber.subscribe(keys.live(feed.sid))
+        view = await self.log.view(feed.sid)
+        feed.start(view.last if view else EventId(0, 0), _now())
+        if feed.dirty:
+            self._look(feed)
+
+    # -- what Redis says
+
+    def _on_message(self, channel: str, payload: bytes) -> None:
+        feed = self._feeds.get(_sid_of(channel))
+        if feed is None:
+            return
+        feed.take(payload, _now())
+        if feed.dirty and feed.last is not None:
+            self._look(feed)
+
+    def _on_reconnect(self) -> None:
+        """Messages may have been missed by any feed."""
+        for feed in self._feeds.values():
+            if feed.last is not None:
+                self._look(feed)
+
+    def _look(self, feed: Feed) -> None:
+        if feed.sid not in self._looking:
+            self._looking.add(feed.sid)
+            self._spawn(self._look_until_clean(feed))
+
+    async def _look_until_clean(self, feed: Feed) -> None:
+        async def look(cursor: EventId) -> tuple[SessionView | None, list[Event], Decision]:
+            view, page = await self.log.read(feed.sid, cursor, self.settings.replay_page)
+            return view, page, decide(cursor, view, page, await self.owner_alive(cursor, view))
+
+        try:
+            feed.dirty = True
+            while feed.dirty:
+                await feed.look(look, _now, self.settings.heal_wait_s, self.settings.replay_page)
+        except RedisError as error:
+            _log.warning("feed could not look at the log; the next tick will", session=feed.sid, error=str(error))
+        finally:
+            self._looking.discard(feed.sid)
+
+    # -- ticks
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.keepalive_s)
+            self.beat += 1
+            for feed in self._feeds.values():
+                feed.wake()
+
+    async def _check_quiet(self) -> None:
+        """Finds a lost last message, and a session whose place in the live index was lost."""
+        while True:
+            await asyncio.sleep(self.settings.quiet_check_s)
+            self._drop_idle()
+            horizon = _now() - self.settings.quiet_check_s
+            quiet = [f for f in self._feeds.values() if f.last is not None and f.readers and f.heard <= horizon]
+            for start in range(0, len(quiet), HEADS):
+                try:
+                    await self._compare(quiet[start : start + HEADS])
+                except RedisError as error:
+                    _log.warning("quiet feeds could not be checked", error=str(error))
+
+    async def _compare(self, feeds: list[Feed]) -> None:
+        heads = await self.log.heads([feed.sid for feed in feeds])
+        live = []
+        for feed, head in zip(feeds, heads, strict=True):
+            if head is not None and head[0]:
+                live.append(feed.sid)
+            if head is None or head[1] != feed.last:
+                self._look(feed)
+            else:
+                feed.heard = _now()
+                feed.wake()
+        await self.directory.restore_live(live, time.time_ns() // 1_000_000)
+
+    def _drop_idle(self) -> None:
+        for feed in list(self._feeds.values()):
+            if not feed.readers and feed.sid not in self._joins and _now() - feed.idle_since > LINGER_S:
+                del self._feeds[feed.sid]
+                self._spawn(self._subscriber.unsubscribe(keys.live(feed.sid)))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _sid_of(channel: str) -> str:
+    return channel[channel.index("{") + 1 : channel.index("}")]

@@ -1,0 +1,21 @@
+/** Anything Holdfast refuses or cannot do, with the code the API uses on the wire. */
+export class HoldfastError extends Error {
+  /**
+   * @param {string} code    stable, for programs: `session_not_found`, `generation_running`, `network`, …
+   * @param {string} message for people
+   * @param {number} status  HTTP status; 0 where no answer came at all
+   */
+  constructor(code, message, status = 0) {
+    super(message);
+    this.name = "HoldfastError";
+    this.code = code;
+    this.status = status;
+  }
+
+  /** Read an error answer. A proxy on the way may have written it, so anything but our shape is accepted too. */
+  static async from(response) {
+    const body = await response.json().catch(() => null);
+    const { code = "http_error", message = `The server answered ${response.status}` } = body?.error ?? {};
+    return new HoldfastError(code, message, response.status);
+  }
+}

@@ -1,0 +1,215 @@
+/** The page: one conversation, named by the URL's fragment, so a refresh or another tab goes on exactly. */
+
+import { Announcer } from "./announcer.js";
+import { Composer } from "./composer.js";
+import { byId, el } from "./dom.js";
+import { Drawer } from "./drawer.js";
+import { Holdfast, TERMINALS, Transcript } from "./holdfast.js";
+import { textOf } from "./message.js";
+import { Sticky } from "./scroll.js";
+import { Thread } from "./thread.js";
+import { titles } from "./titles.js";
+
+/** A replay is shown in one go, unless it takes longer than this. */
+const HOLD_BACK_MS = 400;
+const TOLD_AFTER_MS = 700;
+
+const client = new Holdfast();
+const announcer = new Announcer(byId("announcer"));
+const sticky = new Sticky(byId("scroller"), byId("jump"));
+const thread = new Thread(byId("thread"), { answer, retry, drawn });
+const composer = new Composer({ submit, stop });
+const drawer = new Drawer({ client, removed: (id) => id === session.id && fresh() });
+
+/** What is on the screen. `stream` is null for a conversation that has not begun. */
+let session = blank("");
+
+function blank(id) {
+  return { id, transcript: new Transcript(), stream: null, shown: false };
+}
+
+/** Show the session the URL names. Everything that changes sessions goes through the URL. */
+function route() {
+  const id = decodeURIComponent(location.hash.slice(1));
+  if (id !== session.id || !session.stream) open(id);
+}
+
+function open(id) {
+  session.stream?.close();
+  session = blank(id);
+  drawer.current = id;
+  notice("");
+  connection("");
+  composer.live = false;
+  thread.show(null);
+  view(id ? "loading" : "empty");
+  if (id) follow(session);
+  else composer.focus();
+}
+
+function fresh() {
+  history.pushState(null, "", location.pathname + location.search);
+  open("");
+}
+
+function view(name) {
+  document.body.dataset.view = name;
+}
+
+/** Follow from the cursor on; from the start the first time. */
+function follow(here) {
+  const current = (act) => (...args) => here === session && act(...args);
+  here.stream = client.follow(here.id, {
+    after: here.stream?.cursor,
+    onEvent: ({ type, data }) => take(here, type, data),
+    onState: current((state, info) => connection(state, info.error)),
+  });
+  if (!here.shown) setTimeout(current(reveal), HOLD_BACK_MS);
+}
+
+function take(here, type, data) {
+  here.transcript.apply(type, data);
+  if (here !== session) return;
+  if (type === "message") titles.set(here.id, textOf(here.transcript.messages[0].content));
+  if (type === "message" || Object.hasOwn(TERMINALS, type)) drawer.refresh();
+  if (type === "caught_up") reveal();
+  if (here.shown) thread.draw();
+}
+
+/** Put the replayed conversation on the screen, once. What is there already is not read aloud. */
+function reveal() {
+  if (session.shown || !session.transcript.messages.length) return;
+  session.shown = true;
+  announcer.follow(session.transcript.last, true);
+  view("conversation");
+  thread.show(session.transcript);
+  sticky.toBottom();
+}
+
+function drawn(transcript) {
+  composer.live = Boolean(transcript?.live);
+  announcer.follow(transcript?.last);
+}
+
+async function submit(text) {
+  const here = session;
+  notice("");
+  view("conversation");
+  thread.expect(text);
+  sticky.toBottom();
+  composer.live = true;
+  try {
+    await (here.id ? next(here, text) : begin(here, text));
+  } catch (error) {
+    if (here === session) refused(text, error);
+  }
+}
+
+async function begin(here, text) {
+  const { id } = await client.create({ input: text, ...composer.choice });
+  titles.set(id, text);
+  if (here !== session) return;
+  here.id = id;
+  here.shown = true;
+  history.pushState(null, "", `#${id}`);
+  drawer.current = id;
+  // What is awaited stays on the screen until the log brings it.
+  thread.adopt(here.transcript);
+  follow(here);
+}
+
+async function next(here, text) {
+  const { pipeline: _, ...choice } = composer.choice;
+  await client.send(here.id, text, choice);
+  if (here !== session) return;
+  // A finished session is not followed any more; this one has just gone on.
+  if (["done", "failed"].includes(here.stream.state)) follow(here);
+  else here.stream.wake();
+}
+
+/** Nothing was sent: the text goes back to where it can be changed or sent again. */
+function refused(text, error) {
+  thread.forget();
+  thread.draw();
+  if (!session.id) view("empty");
+  if (!composer.text) composer.fill(text);
+  composer.focus();
+  notice(error.message);
+}
+
+function retry() {
+  submit(textOf(session.transcript.lastInput));
+}
+
+async function stop() {
+  if (!session.id || !session.transcript.live) return;
+  composer.stopping = true;
+  try {
+    await client.stop(session.id);
+  } catch (error) {
+    composer.stopping = false;
+    notice(error.message);
+  }
+}
+
+async function answer(question, text) {
+  try {
+    await client.answer(session.id, question.id, text);
+  } catch (error) {
+    notice(error.message);
+    throw error;
+  }
+}
+
+const WORDS = { connecting: "Connecting…", reconnecting: "Reconnecting…", offline: "Offline" };
+let telling;
+
+/** A cut that is mended at once is not worth a word. */
+function connection(state, error) {
+  const badge = byId("connection");
+  document.body.dataset.connection = state;
+  clearTimeout(telling);
+  if (!WORDS[state]) badge.textContent = "";
+  else telling = setTimeout(() => { badge.textContent = WORDS[state]; }, badge.textContent ? 0 : TOLD_AFTER_MS);
+  if (state === "failed") lost(error);
+}
+
+const FATES = {
+  session_not_found: "This conversation does not exist.",
+  session_deleted: "This conversation was deleted.",
+  session_expired: "This conversation has expired.",
+};
+
+function lost(error) {
+  notice(FATES[error.code] ?? error.message, true);
+  if (!session.transcript.messages.length) view("lost");
+}
+
+/** Say what went wrong, or (empty) nothing any more. */
+function notice(text, offerNew = false) {
+  const box = byId("notice");
+  box.hidden = !text;
+  const button = offerNew ? el("button", { type: "button", onclick: fresh }, "New conversation") : null;
+  box.replaceChildren(el("span", {}, text), ...(button ? [button] : []));
+}
+
+function escape(event) {
+  if (event.key !== "Escape" || event.defaultPrevented || byId("settings").matches(":popover-open")) return;
+  if (drawer.covers) drawer.set(false);
+  else stop();
+}
+
+/** A session that was finished may have gone on in another tab. */
+function lookAgain() {
+  if (document.visibilityState !== "visible") return;
+  drawer.refresh();
+  if (session.stream?.state === "done") follow(session);
+}
+
+addEventListener("hashchange", route);
+addEventListener("popstate", route);
+addEventListener("keydown", escape);
+document.addEventListener("visibilitychange", lookAgain);
+byId("new").addEventListener("click", fresh);
+byId("ideas").addEventListener("click", (event) => event.target.matches("button") && submit(event.target.textContent));
+open(decodeURIComponent(location.hash.slice(1)));

@@ -1,0 +1,82 @@
+"""Who is there: live sessions, a principal's sessions, workers and their leases. Never part of a session's scripts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shared import keys
+
+LIVE_AGE_MS = 20_000
+"""A session leaves the live index only when its entry is older than this and unchanged since it was judged."""
+
+_REMOVE_UNCHANGED = """
+-- KEYS[1] live index. ARGV: session id, score it had when it was judged. Returns 1 if removed.
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if score and tonumber(score) == tonumber(ARGV[2]) then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 0
+"""
+
+
+class Directory:
+    """Indexes over sessions and workers. Stateless; every method may raise redis.exceptions.RedisError."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+
+    # -- live sessions
+
+    async def expect_live(self, sid: str, now_ms: int) -> None:
+        """Say that a session is about to have a live generation. Before it has: a crash in between loses nothing."""
+        await self._redis.zadd(keys.LIVE_INDEX, {sid: now_ms})
+
+    async def restore_live(self, sids: Sequence[str], now_ms: int) -> None:
+        """Put back what is seen to be live; a failover may have lost it."""
+        if sids:
+            await self._redis.zadd(keys.LIVE_INDEX, dict.fromkeys(sids, now_ms), nx=True)
+
+    async def live(self) -> dict[str, int]:
+        """Session id → ms of its entry, of everything that may be live."""
+        found = await self._redis.zrange(keys.LIVE_INDEX, 0, -1, withscores=True)
+        return {sid.decode(): int(score) for sid, score in found}
+
+    async def forget_live(self, sid: str, judged_score: int) -> None:
+        await self._redis.eval(_REMOVE_UNCHANGED, 1, keys.LIVE_INDEX, sid, judged_score)
+
+    # -- a principal's sessions
+
+    async def touch_owned(self, principal: str, sid: str, now_ms: int, forget_ms: int) -> None:
+        """Put a session on top of its principal's list, and drop from it what was not touched for `forget_ms`."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(keys.owned(principal), {sid: now_ms})
+            pipe.zremrangebyscore(keys.owned(principal), "-inf", now_ms - forget_ms)
+            await pipe.execute()
+
+    async def owned(self, principal: str, top_ms: int | None, skip: int, limit: int) -> list[tuple[str, int]]:
+        """Newest first: (session id, ms of its newest turn), from `top_ms` downwards, without the first `skip`."""
+        top = "+inf" if top_ms is None else top_ms
+        found = await self._redis.zrevrangebyscore(
+            keys.owned(principal), top, "-inf", start=skip, num=limit, withscores=True
+        )
+        return [(sid.decode(), int(touched)) for sid, touched in found]
+
+    async def remove_owned(self, principal: str, *sids: str) -> None:
+        if sids:
+            await self._redis.zrem(keys.owned(principal), *sids)
+
+    # -- workers
+
+    async def refresh_lease(self, worker_id: str, lease_ms: int, about: str) -> None:
+        """Prolong the lease, then write it anew: a full memory refuses the SET, but not the PEXPIRE."""
+        key = keys.worker(worker_id)
+        await self._redis.pexpire(key, lease_ms)
+        await self._redis.set(key, about, px=lease_ms)
+
+    async def end_lease(self, worker_id: str) -> None:
+        await self._redis.delete(keys.worker(worker_id))
+
+    async def is_alive(self, worker_id: str) -> bool:
+        return bool(worker_id) and bool(await self._redis.exists(keys.worker(worker_id)))
+
+    async def tell(self, worker_id: str, message: str) -> None:
+        """Announce something to a worker. May be lost: what matters is stored with the session first."""
+        if worker_id:
+            await self._redis.publish(keys.control(worker_id), message)

@@ -1,0 +1,137 @@
+"""One Redis connection that carries all subscriptions of a process."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from shared.redis import UNREACHABLE, connect_blocking
+from shared.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+PING_S = 5.0
+SILENT_S = 15.0
+"""Not even a pong for this long: the connection is dead, whatever TCP believes."""
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Subscriber:
+    """Keeps channels subscribed over lost connections.
+
+    Messages may be lost while a connection is remade: `on_reconnect` is called as soon as all channels are subscribed
+    again, and whoever listens must then look for what was missed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        on_message: Callable[[str, bytes], None],
+        on_reconnect: Callable[[], None],
+    ) -> None:
+        self._client = connect_blocking(url)
+        self._on_message = on_message
+        self._on_reconnect = on_reconnect
+        self._wanted: dict[str, asyncio.Future[None]] = {}
+        self._connection: Any = None
+        """Meaningful while connected; None between two connections."""
+        self._heard = 0.0
+
+    async def subscribe(self, channel: str) -> None:
+        """Returns once Redis has confirmed, however long that takes: from then on every message arrives or is announced as
+        lost by `on_reconnect`. If this is cancelled the channel stays subscribed; call `unsubscribe`."""
+        confirmed = self._wanted.get(channel)
+        if confirmed is None:
+            confirmed = self._wanted[channel] = asyncio.get_running_loop().create_future()
+            await self._send("SUBSCRIBE", channel)
+        await asyncio.shield(confirmed)
+
+    async def unsubscribe(self, channel: str) -> None:
+        if (confirmed := self._wanted.pop(channel, None)) is not None:
+            confirmed.cancel()
+            await self._send("UNSUBSCRIBE", channel)
+
+    async def run(self) -> None:
+        """Reads until cancelled. A lost connection is remade for ever, with a bounded backoff."""
+        failures = 0
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    await self._connect(stack)
+                    failures = 0
+                    await self._read()
+            except UNREACHABLE as error:
+                pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+                failures += 1
+                _log.warning("subscription lost", error=str(error), retry_in_s=pause)
+                await asyncio.sleep(pause)
+
+    async def aclose(self) -> None:
+        await self._client.aclose(close_connection_pool=True)
+
+    # -- inside
+
+    async def _connect(self, stack: contextlib.AsyncExitStack) -> None:
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()
+        stack.push_async_callback(self._disconnect, pool, connection)
+        for channel, confirmed in self._wanted.items():
+            if confirmed.done():
+                self._wanted[channel] = asyncio.get_running_loop().create_future()
+        self._connection, self._heard = connection, asyncio.get_running_loop().time()
+        stack.enter_context(_background(self._watch(connection)))
+        if self._wanted:
+            waiting = asyncio.gather(*self._wanted.values(), return_exceptions=True)
+            waiting.add_done_callback(self._all_confirmed)
+            await connection.send_command("SUBSCRIBE", *self._wanted)
+
+    def _all_confirmed(self, waiting: Awaitable[Any]) -> None:
+        self._on_reconnect()
+
+    async def _disconnect(self, pool: Any, connection: Any) -> None:
+        self._connection = None
+        await connection.disconnect(nowait=True)
+        await pool.release(connection)
+
+    async def _read(self) -> None:
+        connection, loop = self._connection, asyncio.get_running_loop()
+        while True:
+            reply = await connection.read_response(push_request=True)
+            self._heard = loop.time()
+            match reply:
+                case [b"message", channel, payload]:
+                    self._on_message(channel.decode(), payload)
+                case [b"subscribe", channel, _]:
+                    self._confirm(channel.decode())
+
+    def _confirm(self, channel: str) -> None:
+        confirmed = self._wanted.get(channel)
+        if confirmed is not None and not confirmed.done():
+            confirmed.set_result(None)
+
+    async def _watch(self, connection: Any) -> None:
+        """Pings, and cuts a connection that has gone silent, so that the read above fails."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(PING_S)
+            if loop.time() - self._heard > SILENT_S:
+                await connection.disconnect(nowait=True)
+                return
+            await self._send("PING")
+
+    async def _send(self, *command: str) -> None:
+        if self._connection is None:
+            return  # `_connect` subscribes everything that is wanted
+        try:
+            await self._connection.send_command(*command)
+        except UNREACHABLE as error:
+            _log.info("subscription command failed; the reader will reconnect", error=str(error))
+
+
+@contextlib.contextmanager
+def _background(work: Any) -> Any:
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()

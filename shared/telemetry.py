@@ -1,0 +1,62 @@
+"""Structured logs. The session, generation and attempt at hand are bound once and stand in every line."""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+bound = structlog.contextvars.bound_contextvars
+"""Context manager: binds fields such as `session` to every log line of this task and those it starts."""
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    logger: FilteringBoundLogger = structlog.get_logger(name)
+    return logger
+
+
+def configure(level: str, style: str) -> None:
+    """Send this process's logs, the libraries' too, to stderr. `style`: `console` for people or `json`."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=_renderer(style))
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    _quiet_libraries()
+
+
+def _renderer(style: str) -> Processor:
+    if style == "json":
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+
+def _quiet_libraries() -> None:
+    for name in ("arq", "httpx", "httpx2", "openai", "anthropic", "httpcore2", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_not_an_aborted_stream)
+
+
+def _not_an_aborted_stream(record: logging.LogRecord) -> bool:
+    """A stream that is aborted on purpose is left unfinished, which uvicorn would report as an error."""
+    return "returned without completing response" not in record.getMessage()
+
+

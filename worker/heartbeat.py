@@ -1,0 +1,86 @@
+"""The heartbeat: one lease for all generations a worker holds, and a look at what was asked of them."""
+
+import asyncio
+import os
+import socket
+
+from shared.directory import Directory
+from shared.events import encode
+from shared.redis import RedisError
+from shared.telemetry import get_logger
+from worker.context import WorkerContext
+
+_log = get_logger(__name__)
+
+RETRY_S = 0.25
+
+
+class Contact:
+    """How long Redis has been there without a break.
+
+    After a failover or a restart all leases are gone and everybody looks dead: nobody may be judged until every live
+    worker had the time to come back.
+    """
+
+    def __init__(self, lease_s: float, heartbeat_s: float) -> None:
+        self._silence_s = lease_s - heartbeat_s
+        self._grace_s = lease_s + heartbeat_s
+        now = asyncio.get_running_loop().time()
+        self._since = self._last = now
+
+    def heard(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._last > self._silence_s:
+            self._since = now
+        self._last = now
+
+    def broken(self) -> None:
+        """A connection was remade: this may be another Redis, or one that forgot."""
+        self._since = self._last = asyncio.get_running_loop().time()
+
+    @property
+    def unbroken(self) -> bool:
+        return asyncio.get_running_loop().time() - self._since >= self._grace_s
+
+
+async def beat(context: WorkerContext, contact: Contact) -> None:
+    """Refreshes the lease until cancelled. Redis being away only makes it try more often."""
+    settings = context.settings
+    lease_ms = int(settings.lease_s * 1000)
+    while True:
+        try:
+            await context.directory.refresh_lease(context.worker_id, lease_ms, _about(context))
+            contact.heard()
+            await _hear_requests(context)
+        except RedisError as error:
+            _log.warning("heartbeat failed", error=str(error))
+            await asyncio.sleep(RETRY_S)
+            continue
+        await asyncio.sleep(settings.heartbeat_s)
+
+
+async def _hear_requests(context: WorkerContext) -> None:
+    """Stops and answers are stored with the session; an announcement that was lost costs no more than one heartbeat."""
+    holdings = [(token, held) for token, held in context.held.items() if held is not None]
+    if not holdings:
+        return
+    views = await context.log.views([held.sid for _, held in holdings])
+    for (token, held), view in zip(holdings, views, strict=True):
+        if view is None or view.token != token:
+            continue
+        if view.stop == held.generation:
+            held.stop()
+        if view.answer:
+            held.answer(view.answer)
+
+
+async def end(directory: Directory, worker_id: str) -> None:
+    try:
+        await directory.end_lease(worker_id)
+    except RedisError as error:
+        _log.info("lease left to run out", error=str(error))
+
+
+def _about(context: WorkerContext) -> str:
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "generations": len(context.held)}
+    return encode(about).decode()

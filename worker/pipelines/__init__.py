@@ -1,0 +1,13 @@
+"""Pipelines: async functions that produce the events of a generation.
+
+    from worker.pipelines import Run, pipeline
+
+    @pipeline("shout")
+    async def shout(run: Run) -> None:
+        await run.text(run.input.upper())
+"""
+
+from worker.pipelines.registry import load, lookup, pipeline
+from worker.pipelines.run import Run
+
+__all__ = ["Run", "load", "lookup", "pipeline"]

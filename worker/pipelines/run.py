@@ -1,0 +1,131 @@
+"""What a pipeline is given: the conversation so far, and verbs to say things into the log."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from shared.events import EventType
+from shared.transcript import Message, Transcript, Usage
+from worker.providers import base
+from worker.providers.registry import Providers
+from worker.writer import Writer
+
+
+class Run:
+    """One attempt at a generation, as its pipeline sees it.
+
+    Every verb may be cancelled (a stop, a release): what was said before is kept. Verbs raise OutputLimit when the
+    generation has said more than is allowed, and wait while Redis is away and the backlog is full.
+    """
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        generation: str,
+        attempt: int,
+        model: str,
+        options: Mapping[str, Any],
+        transcript: Transcript,
+        writer: Writer,
+        providers: Providers,
+    ) -> None:
+        self.session_id = session_id
+        self.generation = generation
+        self.attempt = attempt
+        self.model_name = model
+        self.options = options
+        self.transcript = transcript
+        self.finish_reason = "stop"
+        """What the generation will be said to have ended with: that of the last model call."""
+        self.usage = Usage()
+        """Of all model calls so far."""
+        self._writer = writer
+        self._providers = providers
+
+    @property
+    def input(self) -> str:
+        """What the user said last."""
+        return next((m.content for m in reversed(self.transcript.messages) if m.role == "user"), "")
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation as a model takes it. What was said before a stop or a failure stays in, cut off as it was."""
+        return [_for_model(message) for message in self.transcript.messages if message.content]
+
+    # -- saying things
+
+    async def text(self, text: str) -> None:
+        self._writer.delta(EventType.TEXT, text)
+        await self._writer.room()
+
+    async def reasoning(self, text: str) -> None:
+        self._writer.delta(EventType.REASONING, text)
+        await self._writer.room()
+
+    async def status(
+        self, text: str, *, step: str | None = None, state: str = "running", progress: float | None = None
+    ) -> None:
+        """Say what is going on. The same `step` again replaces the line; `progress` is 0 to 1."""
+        data = {"text": text, "step": step or text, "state": state, "progress": progress}
+        await self._event(EventType.STATUS, {name: value for name, value in data.items() if value is not None})
+
+    async def source(self, title: str, url: str | None = None) -> None:
+        await self._event(EventType.SOURCE, {"title": title, "url": url})
+
+    async def data(self, name: str, value: Any) -> None:
+        """A payload of the pipeline's own; anything JSON can say."""
+        await self._event(EventType.DATA, {"name": name, "value": value})
+
+    async def emit(self, part: base.Part) -> None:
+        """Say what a model said."""
+        match part:
+            case base.Text(text):
+                await self.text(text)
+            case base.Reasoning(text):
+                await self.reasoning(text)
+            case base.ToolCall(id=call, name=name, arguments=arguments):
+                await self._event(EventType.TOOL_CALL, {"id": call, "name": name, "arguments": arguments})
+            case base.Usage() as usage:
+                await self._usage(usage)
+            case base.Finish(reason):
+                self.finish_reason = reason
+
+    # -- models
+
+    async def model(
+        self,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[base.Part, None]:
+        """Ask a model; yields its parts as they come, and says none of them: `emit` does.
+
+        Leaving the loop closes the provider's connection. Raises ProviderError.
+        """
+        provider, name = self._providers.get(model or self.model_name)
+        request = base.ModelRequest(
+            model=name,
+            messages=[dict(message) for message in (self.messages if messages is None else messages)],
+            tools=[],
+            options=dict(self.options if options is None else options),
+        )
+        async with aclosing(provider.stream(request)) as parts:  # type: ignore[type-var]
+            async for part in parts:
+                yield part
+
+    # -- inside
+
+    async def _event(self, type_: EventType, data: Mapping[str, Any]) -> None:
+        self._writer.event(type_, data)
+        await self._writer.room()
+
+    async def _usage(self, usage: base.Usage) -> None:
+        said = Usage(**{name: getattr(usage, name) for name in Usage.model_fields})
+        self.usage = self.usage.plus(said)
+        await self._event(EventType.USAGE, said.model_dump())
+
+
+def _for_model(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "content": message.content}

@@ -1,0 +1,90 @@
+"""What a model says, as pure values, and the interface of everything that makes a model talk."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from worker.providers.errors import Code, ProviderError
+
+__all__ = [
+    "Code", "Finish", "FinishReason", "ModelRequest", "Part", "Provider", "ProviderError", "Reasoning", "Text",
+    "ToolCall", "ToolSpec", "Usage",
+]  # fmt: skip
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+    """Never empty, and always valid Unicode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the model wants made: always whole, never partial JSON."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the whole request. At most one, right before Finish; none where the provider does not count."""
+
+    input_tokens: int
+    """All of the input, also what came from a cache or was written to one."""
+    output_tokens: int
+    """All of the output, reasoning included."""
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+    """The part of the input that was read from a cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The model is done: exactly one, the last part. A refusal is `content_filter`; its words are Text."""
+
+    reason: FinishReason
+
+
+Part = Text | Reasoning | ToolCall | Usage | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of an object."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    model: str
+    """The name without the provider's prefix."""
+    messages: list[dict[str, Any]]
+    """`role` (system, user, assistant, tool) and `content`: a string, or the provider's own list of content parts.
+    An assistant may have `tool_calls`: `[{id, name, arguments}]`; a tool has `tool_call_id`, and any JSON as content."""
+    tools: list[ToolSpec] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    """`temperature`, `max_tokens`, … None means unset. What a provider does not know is `invalid_request`."""
+
+
+class Provider(Protocol):
+    def stream(self, request: ModelRequest) -> AsyncGenerator[Part, None]:
+        """Make the model talk. Ends with exactly one Finish, or raises ProviderError.
+
+        `aclose()`, or cancelling the task that waits for the next part, closes the upstream socket before it returns.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close idle connections. May be called twice, and before anything was streamed."""
+        ...

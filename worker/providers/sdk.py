@@ -1,0 +1,98 @@
+"""What all SDK providers share: the way from an SDK's stream of chunks to parts."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
+from contextlib import aclosing, suppress
+from typing import Any, Protocol, TypeVar
+
+from worker.providers.base import Code, Part, ProviderError
+from worker.providers.errors import as_provider_error
+from worker.providers.watchdog import watched
+
+C = TypeVar("C", covariant=True)
+K = TypeVar("K", contravariant=True)
+
+DRAIN_S = 0.1
+"""How long the end of a body is waited for, so that its connection can be used again."""
+_BROKE_OFF = frozenset({Code.CONNECTION_LOST, Code.TIMEOUT, Code.IDLE_TIMEOUT})
+
+
+class Stream(Protocol[C]):
+    """What both SDKs call AsyncStream."""
+
+    @property
+    def response(self) -> Any: ...
+    def __aiter__(self) -> AsyncIterator[C]: ...
+    async def __anext__(self) -> C: ...
+    async def close(self) -> None: ...
+
+
+class Fold(Protocol[K]):
+    """Pure: folds one provider's chunks into parts."""
+
+    whole: bool
+    """The answer is complete, though Usage may still come."""
+    ended: bool
+    """Finish was said."""
+
+    def feed(self, chunk: K) -> list[Part]: ...
+
+    def close(self) -> list[Part]:
+        """The chunks are over: what is left to say, with Finish. Raises ProviderError `truncated` if it was not whole."""
+        ...
+
+
+async def parts(
+    opening: Awaitable[Stream[K]], fold: Fold[K], idle_timeout_s: float, secrets: Iterable[str]
+) -> AsyncGenerator[Part, None]:
+    """Open a stream and give out its parts.
+
+    Retries are the SDK's, and all before the first chunk. However this generator ends, the socket is closed or back in the
+    pool when it does: the `finally` must stay the only way out.
+    """
+    stream: Stream[K] | None = None
+    try:
+        stream = await opening
+        async with aclosing(watched(stream, idle_timeout_s)) as chunks:
+            async for chunk in chunks:
+                for part in _fed(fold, chunk):
+                    yield part
+                if fold.ended:
+                    break
+        if fold.ended:
+            await _drain(stream)
+        else:
+            for part in fold.close():
+                yield part
+    except Exception as caught:
+        error = _named(as_provider_error(caught, secrets), stream)
+        if not (fold.whole and error.code in _BROKE_OFF):
+            raise error from None
+        for part in fold.close():  # everything was said: at most the usage is lost
+            yield part
+    finally:
+        if stream is not None:
+            await stream.close()
+
+
+def _fed(fold: Fold[K], chunk: K) -> list[Part]:
+    """SDKs do not validate chunks: one of another shape fails where it is used."""
+    try:
+        return fold.feed(chunk)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise ProviderError(Code.MALFORMED, f"a chunk of an unknown shape: {type(error).__name__}") from error
+
+
+async def _drain(stream: Stream[Any]) -> None:
+    # Finish was said: nothing that happens now can change the answer, at worst the connection is not used again.
+    with suppress(Exception):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in stream:
+                pass
+
+
+def _named(error: ProviderError, stream: Stream[Any] | None) -> ProviderError:
+    if error.request_id is None and stream is not None:
+        headers = stream.response.headers
+        error.request_id = headers.get("x-request-id") or headers.get("request-id")
+    return error

@@ -1,0 +1,278 @@
+"""The writer: appends one generation's events to the log, in batches, off the provider's critical path."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.events import TERMINALS, EventType, encode
+from shared.ids import new_token
+from shared.log import Claimed, Log
+from shared.redis import RedisError
+from shared.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+APPEND_EVENTS = 500
+"""Most events of one append."""
+APPEND_BYTES = 512 * 1024
+BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+class PenLost(Exception):
+    """Somebody else holds the pen, or the generation is over: write nothing more."""
+
+
+class SessionGone(Exception):
+    """The session was deleted, or Redis lost it."""
+
+
+class OutputLimit(Exception):
+    """The generation said more than a writer keeps."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    flush_s: float
+    flush_bytes: int
+    backlog_bytes: int
+    max_output_bytes: int
+
+
+@dataclass(frozen=True)
+class Pen:
+    """What proves the right to append to one generation."""
+
+    sid: str
+    generation: str
+    worker: str
+    token: str
+    epoch: int
+
+
+class _Delta:
+    """Text that waits to become one event."""
+
+    def __init__(self, type_: EventType) -> None:
+        self.type = type_
+        self.parts: list[str] = []
+        self.chars = 0
+
+    def add(self, text: str) -> None:
+        self.parts.append(text)
+        self.chars += len(text)
+
+
+class Writer:
+    """Holds the pen of one generation.
+
+    `delta`, `event` and `end` never wait. One task, `run`, appends; it alone knows the log. Every event of the epoch
+    stays in memory until the writer is dropped: event n of `_said` has seq n + 2 (seq 1 is generation.started), so after a
+    failover that lost the log's tail the same events are said again under the same ids.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        pen: Pen,
+        batching: Batching,
+        on_stop: Callable[[], None],
+        on_answer: Callable[[str], None],
+        on_reclaim: Callable[[Pen], None],
+    ) -> None:
+        self.pen = pen
+        self._log = log
+        self._batching = batching
+        self._on_stop = on_stop
+        self._on_answer = on_answer
+        self._on_reclaim = on_reclaim
+        self._said: list[tuple[str, bytes]] = []
+        self._acked = 0
+        """Events of `_said` that the log is known to have."""
+        self._bytes = 0
+        self._acked_bytes = 0
+        self._delta: _Delta | None = None
+        self._spoke = False
+        """The first delta was seen: it is flushed at once, later ones wait for company."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = asyncio.Event()
+        self._acknowledged = asyncio.Event()
+        self._ended = False
+
+    # -- saying things: none of these waits
+
+    def delta(self, type_: EventType, text: str) -> None:
+        if not text:
+            return
+        if self._delta is None or self._delta.type != type_:
+            self._seal()
+            self._delta = _Delta(type_)
+        self._delta.add(text)
+        if not self._spoke:
+            self._spoke = True
+            self._due.set()
+        elif self._delta.chars >= self._batching.flush_bytes:
+            self._seal()
+            self._due.set()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._batching.flush_s, self._flush)
+
+    def event(self, type_: EventType, data: Mapping[str, Any]) -> None:
+        """Anything that is no delta: flushed at once, after what was said before it."""
+        self._seal()
+        self._say(type_, encode(data))
+        self._due.set()
+
+    def end(self, type_: EventType, data: Mapping[str, Any]) -> None:
+        """The terminal. `run` returns when the log has it. Never refused for its size."""
+        assert type_ in TERMINALS
+        self._seal()
+        self._ended = True
+        self._say(type_, encode({"generation": self.pen.generation, **data}))
+        self._due.set()
+
+    # -- waiting
+
+    @property
+    def full(self) -> bool:
+        """More is unsaid than may be kept: whoever produces must wait for `room`."""
+        return self._bytes - self._acked_bytes > self._batching.backlog_bytes
+
+    async def room(self) -> None:
+        """Wait until more may be said. Raises OutputLimit when it is enough."""
+        if self._bytes > self._batching.max_output_bytes:
+            raise OutputLimit
+        while self.full:
+            await self._progress()
+
+    async def settled(self) -> None:
+        """Wait until everything said so far is in the log. Meaningful only while `run` runs."""
+        self._seal()
+        self._due.set()
+        goal = len(self._said)
+        while self._acked < goal:
+            await self._progress()
+
+    async def _progress(self) -> None:
+        self._acknowledged.clear()
+        await self._acknowledged.wait()
+
+    # -- appending: only `run` and `linger` touch the log
+
+    async def run(self) -> None:
+        """Append until the terminal is in the log. Redis being away only delays it.
+
+        Ends only with the terminal, or by raising PenLost or SessionGone. Cancelled, it leaves the log as far as it got.
+        """
+        while not (self._ended and self._acked == len(self._said)):
+            await self._due.wait()
+            self._due.clear()
+            self._seal()
+            await self._catch_up()
+
+    async def linger(self, pause_s: float) -> None:
+        """Repeat the last append twice: a failover in this window cannot lose the end."""
+        for _ in range(2):
+            await asyncio.sleep(pause_s)
+            self._forget_acknowledged(len(self._said) - 1)
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        failures = 0
+        while self._acked < len(self._said):
+            try:
+                await self._append()
+                failures = 0
+            except RedisError as error:
+                pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.5)
+                failures += 1
+                _log.warning("append failed; kept for later", error=str(error), failures=failures)
+                await asyncio.sleep(pause)
+
+    async def _append(self) -> None:
+        batch = self._next_batch()
+        outcome, value, stop, answer = await self._log.append(
+            self.pen.sid, self.pen.token, self.pen.epoch, self._acked + 2, batch
+        )
+        match outcome:
+            case "OK":
+                self._acknowledge(max(int(value) - 1, self._acked + len(batch)))
+                self._hear(stop, answer)
+            case "BEHIND":
+                _log.warning("the log lost its tail; saying it again", from_seq=int(value) + 1)
+                self._forget_acknowledged(max(int(value) - 1, 0))
+            case "FENCED" if int(value or 0) < self.pen.epoch:
+                await self._reclaim()
+            case "FENCED" | "ENDED":
+                raise PenLost(f"{outcome} {value}")
+            case _:
+                raise SessionGone(self.pen.sid)
+
+    def _next_batch(self) -> list[tuple[str, bytes]]:
+        batch, size = [], 0
+        for entry in self._said[self._acked : self._acked + APPEND_EVENTS]:
+            size += len(entry[1])
+            if batch and size > APPEND_BYTES:
+                break
+            batch.append(entry)
+        return batch
+
+    def _acknowledge(self, count: int) -> None:
+        count = min(count, len(self._said))
+        self._acked_bytes += sum(len(data) for _, data in self._said[self._acked : count])
+        self._acked = count
+        self._acknowledged.set()
+
+    def _forget_acknowledged(self, count: int) -> None:
+        """The log has less than we thought: only the first `count` events."""
+        self._acked = count
+        self._acked_bytes = sum(len(data) for _, data in self._said[:count])
+
+    def _hear(self, stop: str, answer: str) -> None:
+        if stop == self.pen.generation:
+            self._on_stop()
+        if answer:
+            self._on_answer(answer)
+
+    async def _reclaim(self) -> None:
+        """A failover lost our claim, but nobody took the pen: claim again, and say everything under the new epoch."""
+        token = new_token()
+        pen = Pen(self.pen.sid, self.pen.generation, self.pen.worker, token, 0)
+        self._on_reclaim(pen)
+        claimed = await self._claim(token)
+        if claimed is None:
+            raise PenLost("the claim was lost in a failover and could not be made again")
+        _log.warning("claim was lost in a failover and made again", epoch=claimed.epoch)
+        self.pen = Pen(pen.sid, pen.generation, pen.worker, token, claimed.epoch)
+        self._on_reclaim(self.pen)
+        self._forget_acknowledged(0)
+
+    async def _claim(self, token: str) -> Claimed | None:
+        """Repeated with the same token until Redis answers: a claim whose reply was lost must not lock us out."""
+        while True:
+            try:
+                return await self._log.claim(self.pen.sid, token, self.pen.generation, self.pen.worker)
+            except RedisError as error:
+                _log.warning("claim failed; trying again", error=str(error))
+                await asyncio.sleep(BACKOFF_S[2])
+
+    # -- batching
+
+    def _flush(self) -> None:
+        self._timer = None
+        self._due.set()
+
+    def _seal(self) -> None:
+        """Make an event of the text that waits. From here on its id is fixed."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (delta := self._delta) is not None:
+            self._delta = None
+            self._say(delta.type, encode({"text": "".join(delta.parts)}))
+
+    def _say(self, type_: str, data: bytes) -> None:
+        self._said.append((type_, data))
+        self._bytes += len(data)
+
