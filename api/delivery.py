@@ -1,4 +1,4 @@
-"""Delivery: decides what one reader gets. Every transport and dialect sends what comes out of here, and nothing else."""
+"""Delivery: decides what one reader gets. Every transport and dialect sends what comes out of here, no more."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -75,10 +75,11 @@ Output = Events | Gap | CaughtUp | KeepAlive | End | Nothing | Refused | Cut
 class Delivery:
     """One reader of one session: a cursor that moves through the log, and, once there, through the feed's ring."""
 
-    def __init__(self, hub: Hub, sid: str, cursor: EventId, *, follow: bool, merge: bool) -> None:
+    def __init__(self, hub: Hub, sid: str, caller: str, cursor: EventId, *, follow: bool, merge: bool) -> None:
         self.cursor = cursor
         self._hub = hub
         self._sid = sid
+        self._caller = caller
         self._follow = follow
         self._merge = merge
         self._target = 0
@@ -124,7 +125,7 @@ class Delivery:
             _log.warning("session could not be read", session=self._sid, error=str(error))
             await asyncio.sleep(REDIS_AWAY_S)
             return None
-        if view is None:
+        if view is None or view.principal != self._caller:  # an id is no capability
             return Refused(SessionNotFound(self._sid))
         return generation_number(view.generation)
 

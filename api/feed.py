@@ -15,8 +15,8 @@ Look = Callable[[EventId], Awaitable[tuple[SessionView | None, list[Event], Deci
 class Feed:
     """The ring holds recent events that chain without a hole, the newest being `last`.
 
-    Invariant: `_ring[n]` has absolute position `_base + n`; `_after[id]` is the position right after event `id`, kept for
-    every event in the ring and for the one just before it.
+    Invariant: `_ring[n]` has absolute position `_base + n`; `_after[id]` is the position right after event `id`, kept
+    for every event in the ring and for the one just before it.
     """
 
     def __init__(self, sid: str, ring_events: int, ring_bytes: int) -> None:

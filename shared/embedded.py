@@ -66,7 +66,10 @@ def embedded_redis(data: Path | None = None) -> Iterator[EmbeddedRedis]:
     with tempfile.TemporaryDirectory(prefix="holdfast-redis-") as scratch:
         arguments = _arguments(port, data, Path(scratch)) if "shared.embedded_fake" not in command else [str(port)]
         process = subprocess.Popen(  # a session of its own, so that Ctrl-C reaches it only after its clients are gone
-            [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            [*command, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             _wait_ready(process, port)

@@ -35,7 +35,7 @@ def open_queue(url: str, timeout_s: float, connections: int = CONNECTIONS) -> Ar
 
 
 class JobQueue:
-    """Queues generations. Every method may raise redis.exceptions.RedisError; a job that is lost is found by a reaper."""
+    """Queues generations. Every method may raise redis.exceptions.RedisError; a lost job is found by a reaper."""
 
     def __init__(self, arq: ArqRedis) -> None:
         self._arq = arq
@@ -51,8 +51,11 @@ class JobQueue:
         await self._wake()
 
     async def enqueue_again(self, sid: str, generation: str, epoch: int) -> None:
-        """Queue an attempt that seems lost. Its job may hang on the mark of a worker that died between taking the job and
-        claiming the generation; the claim decides who runs it, so taking the mark away is safe."""
+        """Queue an attempt that seems lost.
+
+        Its job may hang on the mark of a worker that died between taking the job and claiming the generation; the
+        claim decides who runs it, so taking the mark away is safe.
+        """
         await self._arq.delete(in_progress_key_prefix + _job_id(sid, epoch))
         await self.enqueue(sid, generation, epoch)
 

@@ -75,8 +75,8 @@ def body_hash(body: bytes) -> str:
 class Log:
     """Verbs on sessions. Stateless; one per process.
 
-    Every method may raise redis.exceptions.RedisError. All of them may be repeated after a lost reply with the same nonce
-    or token, and then answer the same.
+    Every method may raise redis.exceptions.RedisError. All of them may be repeated after a lost reply with the same
+    nonce or token, and then answer the same.
     """
 
     def __init__(self, redis: Any, retention: Retention) -> None:
@@ -86,7 +86,12 @@ class Log:
     # -- turns
 
     async def create(
-        self, sid: str, nonce: str, body: str, messages: Sequence[Mapping[str, Any]], fields: Mapping[str, str]
+        self,
+        sid: str,
+        nonce: str,
+        body: str,
+        messages: Sequence[Mapping[str, Any]],
+        fields: Mapping[str, str],
     ) -> Opened:
         """Open a session. `messages` are data of `message` events, at least one; `fields` go into the hash.
 
@@ -158,9 +163,7 @@ class Log:
         """Give the generation back to the queue. Gives the script's outcome: see generation_release.lua."""
         return [part.decode() for part in await self._run("generation_release", sid, token)]
 
-    async def reap(
-        self, sid: str, judged_epoch: int, max_crashes: int, min_age_ms: int
-    ) -> Reaped | None:
+    async def reap(self, sid: str, judged_epoch: int, max_crashes: int, min_age_ms: int) -> Reaped | None:
         """Verdict on a generation whose worker is gone; None if there is nothing to judge (any more)."""
         failed = encode(_failure("worker_lost", "the worker was lost and no attempt is left", retryable=True))
         cancelled = encode({"by": "reaper", "confirmed": False})
@@ -184,6 +187,9 @@ class Log:
         return bool(reply[0] == b"ENDED")
 
     # -- reading
+
+    async def ping(self) -> None:
+        await self._redis.ping()
 
     async def view(self, sid: str) -> SessionView | None:
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -258,9 +264,7 @@ def _flat(fields: Mapping[str, str]) -> list[str]:
 
 
 def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    return Event(
-        EventId.parse(entry_id.decode()), fields[b"type"].decode(), fields[b"data"], int(fields.get(b"at", 0))
-    )
+    return Event(EventId.parse(entry_id.decode()), fields[b"type"].decode(), fields[b"data"], int(fields.get(b"at", 0)))
 
 
 def _opened(sid: str, reply: list[Any]) -> Opened:
@@ -284,5 +288,3 @@ def _refused(sid: str, reply: list[Any]) -> HoldfastError:
         case [b"RUNNING", generation]:
             return GenerationRunning(generation.decode())
     return HoldfastError(f"unexpected outcome of a script: {reply!r}")
-
-

@@ -17,7 +17,15 @@ CONNECT_TIMEOUT_S = 2.0
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
 """What a command raises while Redis is away. The command may have been carried out nevertheless."""
 
-__all__ = ["SCHEMES", "UNREACHABLE", "RedisError", "blocking_pool", "check_url", "connect", "connect_blocking"]
+__all__ = [
+    "SCHEMES",
+    "UNREACHABLE",
+    "RedisError",
+    "blocking_pool",
+    "check_url",
+    "connect",
+    "connect_blocking",
+]
 
 
 def check_url(url: str) -> str:

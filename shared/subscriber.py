@@ -38,8 +38,8 @@ class Subscriber:
         self._heard = 0.0
 
     async def subscribe(self, channel: str) -> None:
-        """Returns once Redis has confirmed, however long that takes: from then on every message arrives or is announced as
-        lost by `on_reconnect`. If this is cancelled the channel stays subscribed; call `unsubscribe`."""
+        """Returns once Redis has confirmed, however long that takes: from then on every message arrives, or is
+        announced as lost by `on_reconnect`. If this is cancelled the channel stays subscribed: `unsubscribe` it."""
         confirmed = self._wanted.get(channel)
         if confirmed is None:
             confirmed = self._wanted[channel] = asyncio.get_running_loop().create_future()

@@ -34,9 +34,7 @@ def configure(level: str, style: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=_renderer(style))
-    )
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=_renderer(style)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -58,5 +56,3 @@ def _quiet_libraries() -> None:
 def _not_an_aborted_stream(record: logging.LogRecord) -> bool:
     """A stream that is aborted on purpose is left unfinished, which uvicorn would report as an error."""
     return "returned without completing response" not in record.getMessage()
-
-

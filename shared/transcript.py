@@ -1,6 +1,6 @@
 """The transcript: what a session's log says, folded into messages. One pure function for worker, API and page."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -206,7 +206,7 @@ def _usage(message: Message, value: dict[str, Any]) -> None:
     message.usage = message.usage.plus(usage) if message.usage else usage
 
 
-_APPLY = {
+_APPLY: dict[str, Callable[[Message, dict[str, Any]], None]] = {
     EventType.STATUS: _status,
     EventType.TOOL_CALL: _tool_call,
     EventType.TOOL_RESULT: _tool_result,

@@ -37,9 +37,7 @@ def new_worker_id() -> str:
 
 @contextlib.asynccontextmanager
 async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
-    redis = connect(
-        settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s
-    )
+    redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
     pool = jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s, queue.CONNECTIONS)
     providers = Providers.from_settings(idle_timeout_s=settings.idle_timeout_s)
     context = WorkerContext(
@@ -75,9 +73,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     pipelines.load(settings.pipelines)
     async with open_context(settings) as context:
         contact = Contact(settings.lease_s, settings.heartbeat_s)
-        control = Subscriber(
-            settings.log_redis_url, lambda _, payload: hear(context, payload), contact.broken
-        )
+        control = Subscriber(settings.log_redis_url, lambda _, payload: hear(context, payload), contact.broken)
         arq = queue.build_worker(context, context.queue.arq)
         async with _running(
             heartbeat.beat(context, contact), control.run(), Reaper(context, contact).run(), arq.main()
@@ -143,4 +139,3 @@ def main() -> None:
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_main(settings))
-

@@ -36,7 +36,8 @@ class WakingWorker(Worker):
 
     async def _wait(self) -> None:
         if self.allow_pick_jobs and self.job_counter < self.max_jobs:
-            await self.pool.blpop([keys.WAKE], timeout=POLL_S)
+            pool: Any = self.pool
+            await pool.execute_command("BLPOP", keys.WAKE, POLL_S)  # blpop() takes whole seconds only
         else:
             await asyncio.sleep(POLL_S / 10)
 

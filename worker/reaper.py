@@ -53,9 +53,7 @@ class Reaper:
     async def _alive(self, workers: set[str]) -> set[str]:
         return {worker for worker in workers if await self._context.directory.is_alive(worker)}
 
-    async def _judge(
-        self, sid: str, view: SessionView | None, score: int, alive: set[str], started: float
-    ) -> None:
+    async def _judge(self, sid: str, view: SessionView | None, score: int, alive: set[str], started: float) -> None:
         if view is None or not view.live:
             if _now_ms() - score > INDEX_AGE_MS:
                 await self._context.directory.forget_live(sid, score)

@@ -13,7 +13,7 @@ from shared.ids import new_token
 from shared.log import Claimed
 from shared.redis import RedisError
 from shared.telemetry import bound, get_logger
-from shared.transcript import fold
+from shared.transcript import Transcript, fold
 from shared.views import SessionView
 from worker.context import WorkerContext
 from worker.holding import Holding, Verdict
@@ -73,9 +73,7 @@ class _Job:
         self.context = context
         self.attempt = attempt
         self.holding = Holding(pen.sid, pen.generation)
-        self.writer = Writer(
-            context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold
-        )
+        self.writer = Writer(context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold)
         self._token = pen.token
         self._hold(pen)
 
@@ -102,7 +100,8 @@ class _Job:
     async def _decide(self, flushing: asyncio.Task[None], working: asyncio.Task[End]) -> None:
         """Wait for whatever comes first: the pipeline's end, a verdict from outside, or the loss of the pen."""
         verdict = self.holding.verdict
-        await asyncio.wait({flushing, working, verdict}, return_when=asyncio.FIRST_COMPLETED)
+        waits: set[asyncio.Future[Any]] = {flushing, working, verdict}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if flushing.done():
             await _cancel(working)
             _report_loss(flushing)
@@ -136,7 +135,7 @@ class _Job:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
             return _failed("internal", "the pipeline was cancelled from within", retryable=True)
-        except Exception:
+        except Exception:  # noqa: BLE001 - users' code: whatever it raises must become a terminal
             _log.exception("pipeline failed")
             return _failed("internal", "the pipeline failed", retryable=True)
 
@@ -154,7 +153,7 @@ class _Job:
                 raise SessionGone(self.writer.pen.sid)
         return _Started(self._run_of(view, fold(events)), view.pipeline or "chat")
 
-    def _run_of(self, view: SessionView, transcript: Any) -> Run:
+    def _run_of(self, view: SessionView, transcript: Transcript) -> Run:
         return Run(
             session_id=self.writer.pen.sid,
             generation=self.writer.pen.generation,
@@ -253,5 +252,3 @@ async def _cancel(task: asyncio.Task[Any], within_s: float | None = None) -> boo
     if task in done and not task.cancelled() and (error := task.exception()) is not None:
         _log.debug("ended while being cancelled", error=repr(error))
     return bool(done)
-
-

@@ -68,8 +68,8 @@ class Writer:
     """Holds the pen of one generation.
 
     `delta`, `event` and `end` never wait. One task, `run`, appends; it alone knows the log. Every event of the epoch
-    stays in memory until the writer is dropped: event n of `_said` has seq n + 2 (seq 1 is generation.started), so after a
-    failover that lost the log's tail the same events are said again under the same ids.
+    stays in memory until the writer is dropped: event n of `_said` has seq n + 2 (seq 1 is generation.started), so
+    after a failover that lost the log's tail the same events are said again under the same ids.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Writer:
     async def run(self) -> None:
         """Append until the terminal is in the log. Redis being away only delays it.
 
-        Ends only with the terminal, or by raising PenLost or SessionGone. Cancelled, it leaves the log as far as it got.
+        Ends only with the terminal, or by raising PenLost or SessionGone. Cancelled, it leaves the log as it is.
         """
         while not (self._ended and self._acked == len(self._said)):
             await self._due.wait()
@@ -210,7 +210,8 @@ class Writer:
                 raise SessionGone(self.pen.sid)
 
     def _next_batch(self) -> list[tuple[str, bytes]]:
-        batch, size = [], 0
+        batch: list[tuple[str, bytes]] = []
+        size = 0
         for entry in self._said[self._acked : self._acked + APPEND_EVENTS]:
             size += len(entry[1])
             if batch and size > APPEND_BYTES:
@@ -275,4 +276,3 @@ class Writer:
     def _say(self, type_: str, data: bytes) -> None:
         self._said.append((type_, data))
         self._bytes += len(data)
-

@@ -5,8 +5,8 @@ const ENDINGS = { completed: "Answer complete.", failed: "The answer failed.", c
 
 export class Announcer {
   #region;
-  #message = null;
-  /** How much of the message's content was said, and by which attempt. */
+  #generation = null;
+  /** How much of the newest message's content was said, and by which attempt. */
   #said = 0;
   #attempt = 0;
   #state = "";
@@ -17,10 +17,15 @@ export class Announcer {
     this.#region = region;
   }
 
+  /** Start over: another conversation is shown. */
+  reset() {
+    this.#generation = null;
+  }
+
   /** Look at the newest message. One that was there before this call, whole or not, is not read from its start. */
   follow(message, known = false) {
     if (message?.role !== "assistant") return;
-    if (message !== this.#message) this.#turnTo(message, known);
+    if (message.generation !== this.#generation) this.#turnTo(message, known);
     if (message.attempt !== this.#attempt) this.#restart(message);
     if (message.state === "running") return this.#sentences(message.content);
     if (message.state === this.#state) return;
@@ -34,7 +39,7 @@ export class Announcer {
   }
 
   #turnTo(message, known) {
-    this.#message = message;
+    this.#generation = message.generation;
     this.#attempt = message.attempt;
     this.#said = known ? message.content.length : 0;
     this.#state = known ? message.state : "";

@@ -46,6 +46,7 @@ export function syncList(parent, items, make) {
     if (shown?.syncKey === key) return;
     const made = make(item);
     made.syncKey = key;
+    if (shown instanceof HTMLDetailsElement) made.open = shown.open;
     if (shown) shown.replaceWith(made);
     else parent.append(made);
   });

@@ -34,7 +34,7 @@ export function messageView(message, acts) {
 }
 
 function assistant(element, message, acts) {
-  const parts = [reasoning(), steps(), tools(), prose(), extras(), sources(), question(acts), ending(acts)];
+  const parts = [reasoning(), steps(), tools(), answered(acts), prose(), extras(), sources(), question(acts), ending(acts)];
   element.append(...parts.map((part) => part.element));
   return (newest) => {
     const live = message.state === "running";
@@ -73,10 +73,12 @@ function steps() {
 }
 
 function step({ text, state, progress }) {
-  const mark = el(`span.mark.${state}`, { role: "img", "aria-label": state }, state === "done" && icon("tick"));
-  const bar = state === "running" && progress !== null
-    && el("progress", { max: 1, value: progress, "aria-label": text });
-  return el("li", { "data-state": state }, mark, el("span", {}, text), bar);
+  const measured = state === "running" && progress !== null;
+  const percent = `${Math.round((progress ?? 0) * 100)} %`;
+  const mark = el(`span.mark.${measured ? "ring" : state}`, { role: "img", "aria-label": measured ? percent : state },
+    state === "done" && icon("tick"));
+  mark.style.setProperty("--part", percent.replace(" ", ""));
+  return el("li", { "data-state": state }, mark, el("span", {}, text), measured && el("span.note", {}, percent));
 }
 
 function tools() {
@@ -88,7 +90,7 @@ function tool({ name, arguments: args, output, error }) {
   const waiting = output === null && error === null;
   const note = error !== null ? "failed" : waiting ? "…" : "";
   return el("details.fold.tool", { "data-tool": name },
-    el("summary", {}, icon("tool"), el("span", {}, name), el("span.note", {}, note)),
+    el("summary", {}, icon("tool"), el("span", {}, name), el(`span.note${error !== null ? ".bad" : ""}`, {}, note)),
     args !== null && labelled("Input", args),
     output !== null && labelled("Output", output),
     error !== null && labelled("Error", error));
@@ -131,15 +133,16 @@ function source({ title, url }) {
   return el("li", {}, el("a.source", { href: safe.href, target: "_blank", rel: "noopener noreferrer nofollow" }, ...lines));
 }
 
-/** The open question, after those that were answered. */
-function question({ answer, answers }) {
-  const past = el("ul.answered", { hidden: true, "aria-label": "Answered questions" });
-  const open = el("div.open", { hidden: true });
-  const show = (message) => {
-    syncList(past, answers(), (one) => el("li", {}, el("span", {}, one.question), el("strong", {}, one.text)));
-    syncList(open, message.question ? [message.question] : [], (one) => questionCard(one, answer));
-  };
-  return { element: el("div.asked", {}, past, open), update: show };
+function answered({ answers }) {
+  const element = el("ul.answered", { hidden: true, "aria-label": "Answered questions" });
+  const one = ({ question, text }) => el("li", {}, el("span", {}, question), el("strong", {}, text));
+  return { element, update: () => syncList(element, answers(), one) };
+}
+
+function question({ answer }) {
+  const element = el("div.open", { hidden: true });
+  const card = (one) => questionCard(one, answer);
+  return { element, update: (message) => syncList(element, message.question ? [message.question] : [], card) };
 }
 
 function questionCard(question, answer) {

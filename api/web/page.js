@@ -21,11 +21,11 @@ const thread = new Thread(byId("thread"), { answer, retry, drawn });
 const composer = new Composer({ submit, stop });
 const drawer = new Drawer({ client, removed: (id) => id === session.id && fresh() });
 
-/** What is on the screen. `stream` is null for a conversation that has not begun. */
+/** What is on the screen. `stream` is null before its first message; `late`: shown as it comes, not in one go. */
 let session = blank("");
 
 function blank(id) {
-  return { id, transcript: new Transcript(), stream: null, shown: false };
+  return { id, transcript: new Transcript(), stream: null, shown: false, late: false };
 }
 
 /** Show the session the URL names. Everything that changes sessions goes through the URL. */
@@ -42,9 +42,10 @@ function open(id) {
   connection("");
   composer.live = false;
   thread.show(null);
+  announcer.reset();
   view(id ? "loading" : "empty");
   if (id) follow(session);
-  else composer.focus();
+  composer.focus();
 }
 
 function fresh() {
@@ -64,16 +65,22 @@ function follow(here) {
     onEvent: ({ type, data }) => take(here, type, data),
     onState: current((state, info) => connection(state, info.error)),
   });
-  if (!here.shown) setTimeout(current(reveal), HOLD_BACK_MS);
+  if (!here.shown) setTimeout(current(tooLong), HOLD_BACK_MS);
 }
 
 function take(here, type, data) {
   here.transcript.apply(type, data);
   if (here !== session) return;
-  if (type === "message") titles.set(here.id, textOf(here.transcript.messages[0].content));
+  if (type === "message" && here.transcript.messages.length === 1) titles.set(here.id, textOf(data.content));
+  if (type === "caught_up" || here.late) reveal();
+  if (!here.shown) return;
+  thread.draw();
   if (type === "message" || Object.hasOwn(TERMINALS, type)) drawer.refresh();
-  if (type === "caught_up") reveal();
-  if (here.shown) thread.draw();
+}
+
+function tooLong() {
+  session.late = true;
+  reveal();
 }
 
 /** Put the replayed conversation on the screen, once. What is there already is not read aloud. */
@@ -84,10 +91,11 @@ function reveal() {
   view("conversation");
   thread.show(session.transcript);
   sticky.toBottom();
+  drawer.refresh();
 }
 
-function drawn(transcript) {
-  composer.live = Boolean(transcript?.live);
+function drawn(transcript, sending) {
+  composer.live = sending || Boolean(transcript?.live);
   announcer.follow(transcript?.last);
 }
 

@@ -10,10 +10,11 @@ export class Thread {
   #frame = 0;
   #transcript = null;
   #pending = null;
+  #waiting = el("div.waiting", { hidden: true, role: "img", "aria-label": "Waiting for the answer" }, el("i"), el("i"), el("i"));
 
   /**
    * @param {HTMLElement} root  holds the articles
-   * @param {object} acts       see messageView; and `drawn(transcript)`, called after each drawing
+   * @param {object} acts       see messageView; and `drawn(transcript, sending)`, called after each drawing
    */
   constructor(root, acts) {
     this.#root = root;
@@ -63,7 +64,7 @@ export class Thread {
     for (let n = this.#views.length; n < messages.length; n++) this.#add(messages[n]);
     for (let n = from; n < messages.length; n++) this.#views[n].update(n === messages.length - 1);
     this.#tail();
-    this.#acts.drawn(this.#transcript);
+    this.#acts.drawn(this.#transcript, this.#pending !== null);
   }
 
   #add(message) {
@@ -81,8 +82,8 @@ export class Thread {
   #tail() {
     const waits = this.#pending || (this.#transcript?.live && this.#transcript.last.role === "user");
     this.#waiting.hidden = !waits;
-    this.#root.append(...(this.#pending ? [this.#pending] : []), this.#waiting);
+    const tail = [this.#pending, this.#waiting].filter(Boolean);
+    // Moving a node that is in its place already would start its animation again.
+    if (tail.some((node, n) => node !== this.#root.children[this.#views.length + n])) this.#root.append(...tail);
   }
-
-  #waiting = el("div.waiting", { hidden: true, role: "img", "aria-label": "Waiting for the answer" }, el("i"), el("i"), el("i"));
 }

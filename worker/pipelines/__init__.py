@@ -1,10 +1,10 @@
 """Pipelines: async functions that produce the events of a generation.
 
-    from worker.pipelines import Run, pipeline
+from worker.pipelines import Run, pipeline
 
-    @pipeline("shout")
-    async def shout(run: Run) -> None:
-        await run.text(run.input.upper())
+@pipeline("shout")
+async def shout(run: Run) -> None:
+    await run.text(run.input.upper())
 """
 
 from worker.pipelines.registry import load, lookup, pipeline

@@ -50,7 +50,7 @@ class Run:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation as a model takes it. What was said before a stop or a failure stays in, cut off as it was."""
+        """The conversation as a model takes it. What was said before a stop or a failure stays, cut off as it was."""
         return [_for_model(message) for message in self.transcript.messages if message.content]
 
     # -- saying things
@@ -111,7 +111,7 @@ class Run:
             tools=[],
             options=dict(self.options if options is None else options),
         )
-        async with aclosing(provider.stream(request)) as parts:  # type: ignore[type-var]
+        async with aclosing(provider.stream(request)) as parts:
             async for part in parts:
                 yield part
 

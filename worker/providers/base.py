@@ -7,9 +7,19 @@ from typing import Any, Literal, Protocol
 from worker.providers.errors import Code, ProviderError
 
 __all__ = [
-    "Code", "Finish", "FinishReason", "ModelRequest", "Part", "Provider", "ProviderError", "Reasoning", "Text",
-    "ToolCall", "ToolSpec", "Usage",
-]  # fmt: skip
+    "Code",
+    "Finish",
+    "FinishReason",
+    "ModelRequest",
+    "Part",
+    "Provider",
+    "ProviderError",
+    "Reasoning",
+    "Text",
+    "ToolCall",
+    "ToolSpec",
+    "Usage",
+]
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -36,7 +46,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of the whole request. At most one, right before Finish; none where the provider does not count."""
+    """Tokens of the whole request. At most one, right before Finish; none if the provider does not count."""
 
     input_tokens: int
     """All of the input, also what came from a cache or was written to one."""
@@ -70,8 +80,10 @@ class ModelRequest:
     model: str
     """The name without the provider's prefix."""
     messages: list[dict[str, Any]]
-    """`role` (system, user, assistant, tool) and `content`: a string, or the provider's own list of content parts.
-    An assistant may have `tool_calls`: `[{id, name, arguments}]`; a tool has `tool_call_id`, and any JSON as content."""
+    """`role` (system, user, assistant, tool) and `content`: a string, or the provider's own list of parts.
+
+    An assistant may have `tool_calls`: `[{id, name, arguments}]`. A tool has `tool_call_id` and any JSON.
+    """
     tools: list[ToolSpec] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     """`temperature`, `max_tokens`, … None means unset. What a provider does not know is `invalid_request`."""
@@ -81,7 +93,7 @@ class Provider(Protocol):
     def stream(self, request: ModelRequest) -> AsyncGenerator[Part, None]:
         """Make the model talk. Ends with exactly one Finish, or raises ProviderError.
 
-        `aclose()`, or cancelling the task that waits for the next part, closes the upstream socket before it returns.
+        `aclose()`, or cancelling the task that awaits a part, closes the upstream socket before it returns.
         """
         ...
 

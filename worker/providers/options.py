@@ -14,7 +14,7 @@ def invalid(message: str) -> ProviderError:
 
 
 def renamed(options: Mapping[str, Any], names: Mapping[str, str], provider: str) -> dict[str, Any]:
-    """Options under a provider's own names. Raises ProviderError for one it does not have: ignoring it would be a lie."""
+    """Options under a provider's own names. Raises ProviderError for one it has not: none is ignored."""
     for name in options:
         if name not in names:
             raise invalid(f"{provider} has no option {name[:64]!r}; it has: {', '.join(sorted(names))}")

@@ -1,12 +1,12 @@
 """What all SDK providers share: the way from an SDK's stream of chunks to parts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
 from typing import Any, Protocol, TypeVar
 
 from worker.providers.base import Code, Part, ProviderError
-from worker.providers.errors import as_provider_error
+from worker.providers.sdk_errors import as_provider_error
 from worker.providers.watchdog import watched
 
 C = TypeVar("C", covariant=True)
@@ -38,21 +38,24 @@ class Fold(Protocol[K]):
     def feed(self, chunk: K) -> list[Part]: ...
 
     def close(self) -> list[Part]:
-        """The chunks are over: what is left to say, with Finish. Raises ProviderError `truncated` if it was not whole."""
+        """The chunks are over: the rest, with Finish. Raises ProviderError `truncated` if it is not whole."""
         ...
 
 
 async def parts(
-    opening: Awaitable[Stream[K]], fold: Fold[K], idle_timeout_s: float, secrets: Iterable[str]
+    open_: Callable[[], Awaitable[Stream[K]]],
+    fold: Fold[K],
+    idle_timeout_s: float,
+    secrets: Callable[[], Iterable[str]],
 ) -> AsyncGenerator[Part, None]:
-    """Open a stream and give out its parts.
+    """Open a stream and give out its parts. `secrets` must not be in an error; asked for when there is one.
 
-    Retries are the SDK's, and all before the first chunk. However this generator ends, the socket is closed or back in the
-    pool when it does: the `finally` must stay the only way out.
+    Retries are the SDK's, and all before the first chunk. However this generator ends, the socket is closed
+    or back in the pool when it does: the `finally` must stay the only way out.
     """
     stream: Stream[K] | None = None
     try:
-        stream = await opening
+        stream = await open_()
         async with aclosing(watched(stream, idle_timeout_s)) as chunks:
             async for chunk in chunks:
                 for part in _fed(fold, chunk):
@@ -64,8 +67,8 @@ async def parts(
         else:
             for part in fold.close():
                 yield part
-    except Exception as caught:
-        error = _named(as_provider_error(caught, secrets), stream)
+    except Exception as caught:  # noqa: BLE001 - whatever it is becomes a ProviderError
+        error = _named(as_provider_error(caught, secrets()), stream)
         if not (fold.whole and error.code in _BROKE_OFF):
             raise error from None
         for part in fold.close():  # everything was said: at most the usage is lost
@@ -80,11 +83,11 @@ def _fed(fold: Fold[K], chunk: K) -> list[Part]:
     try:
         return fold.feed(chunk)
     except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise ProviderError(Code.MALFORMED, f"a chunk of an unknown shape: {type(error).__name__}") from error
+        raise ProviderError(Code.MALFORMED, f"a chunk of an unknown shape: {error!r:.200}") from error
 
 
 async def _drain(stream: Stream[Any]) -> None:
-    # Finish was said: nothing that happens now can change the answer, at worst the connection is not used again.
+    # Finish was said: nothing that happens now changes the answer, at worst the connection is not used again.
     with suppress(Exception):
         async with asyncio.timeout(DRAIN_S):
             async for _ in stream:

@@ -4,8 +4,8 @@
 class Surrogates:
     """Joins the halves of characters that were cut in two by the pieces a text came in.
 
-    JSON may say 😀 as two escapes, and a provider that cuts by UTF-16 units puts them in different chunks. A half without
-    its other half becomes U+FFFD.
+    JSON may say 😀 as two escapes, and a provider that cuts by UTF-16 units puts them in different chunks. A
+    half without its other half becomes U+FFFD.
     """
 
     __slots__ = ("_held",)

@@ -20,7 +20,7 @@ class _Call:
 class ToolCalls:
     """The calls of one answer, by the index their fragments bear. A call is given out once, and only whole.
 
-    JSON of an object that can be read is whole. No arguments at all mean `{}`, but only in an answer that was not cut off.
+    JSON of an object that can be read is whole. No arguments at all mean `{}`, unless the answer was cut.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,11 @@ class ToolCalls:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
+    def has(self, index: int) -> bool:
+        return index in self._by_index
+
     def starts(self, index: int, call_id: str | None) -> bool:
-        """Whether a fragment opens a call. Some servers give all parallel calls one index, but never one id."""
+        """Whether a fragment opens a call. Some servers give parallel calls one index, but none one id."""
         call = self._by_index.get(index)
         return call is None or bool(call_id and call_id != call.id)
 
@@ -48,7 +51,7 @@ class ToolCalls:
         self._by_index[index].fragments = [arguments]
 
     def end(self, index: int) -> list[ToolCall]:
-        """The call's fragments are over. What is not whole waits for `rest`, which knows whether it was cut off."""
+        """The call's fragments are over. One that is not whole waits for `rest`, which knows about cuts."""
         call = self._by_index.get(index)
         arguments = _arguments(call) if call is not None and not call.said else None
         return [_said(call, arguments)] if call is not None and arguments is not None else []
@@ -70,6 +73,11 @@ class ToolCalls:
                 elif not cut:
                     raise ProviderError(Code.MALFORMED, f"the arguments of tool {call.name!r} are no JSON object")
         return calls
+
+
+def arguments_json(call: dict[str, Any]) -> str:
+    """The arguments of a call a model made earlier, as it is told them again."""
+    return json.dumps(call.get("arguments") or {}, ensure_ascii=False)
 
 
 def _arguments(call: _Call) -> dict[str, Any] | None:

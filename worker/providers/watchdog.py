@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def watched(items: AsyncIterator[T], idle_timeout_s: float) -> AsyncGenerator[T, None]:
-    """The same items. Raises ProviderError `idle_timeout` when the next one takes longer than `idle_timeout_s`.
+    """The same items. Raises ProviderError `idle_timeout` when the next takes longer than `idle_timeout_s`.
 
     Only waiting for an item counts: a consumer may take its time with one. Does not close `items`.
     """
@@ -27,10 +27,10 @@ async def watched(items: AsyncIterator[T], idle_timeout_s: float) -> AsyncGenera
 
 
 class Watchdog:
-    """One timer for a whole stream: it is set again only when it fires, so an item costs a timestamp and no task.
+    """One timer for a whole stream, set again only when it fires: an item costs a timestamp and no task.
 
-    Bites by cancelling the task that waits, as `asyncio.timeout` does, and takes that cancellation back. A cancellation by
-    somebody else passes through, also one that comes at the same time.
+    Bites by cancelling the task that waits, as `asyncio.timeout` does, and takes that cancellation back. One
+    by somebody else passes through, also when it comes at the same time.
     """
 
     def __init__(self, idle_timeout_s: float) -> None:
@@ -52,7 +52,7 @@ class Watchdog:
             self._timer = self._loop.call_at(self._since + self._idle_s, self._look)
         try:
             return await anext(items)
-        except asyncio.CancelledError:
+        except BaseException:  # what is under way may turn the cancellation into an error of its own
             if self._bitten and task.uncancel() <= cancelling:
                 message = f"the provider said nothing for {self._idle_s:g} s"
                 raise ProviderError(Code.IDLE_TIMEOUT, message) from None
@@ -66,7 +66,7 @@ class Watchdog:
             self._timer = None
 
     def _look(self) -> None:
-        """Bite, or look again when the present wait would be over. Not waiting: the next wait sets the timer."""
+        """Bite, or look again when this wait would be over. Not waiting: the next wait sets the timer."""
         self._timer = None
         if self._waiting is None:
             return

@@ -1,0 +1,141 @@
+"""What a caller may do to sessions: checks, the change in the log, then the word to queue or worker."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import to_json
+
+from api import schemas
+from api.node import Node, Principal, now_ms
+from shared.errors import InvalidRequest, SessionNotFound
+from shared.events import Event, encode
+from shared.ids import new_session_id, new_token
+from shared.log import Opened, body_hash
+from shared.log import Stopped as StopOutcome
+from shared.models import check_model
+from shared.redis import RedisError
+from shared.telemetry import get_logger
+from shared.views import SessionView
+
+_log = get_logger(__name__)
+
+FORGET_MARGIN_MS = 86_400_000
+
+
+class Commands:
+    """One caller's commands on one node."""
+
+    def __init__(self, node: Node, caller: Principal) -> None:
+        self._node = node
+        self._caller = caller
+
+    async def view(self, sid: str) -> SessionView:
+        """Raises SessionNotFound, also for a session of somebody else: an id is no capability."""
+        view = await self._node.log.view(sid)
+        if view is None or view.principal != self._caller:
+            raise SessionNotFound(sid)
+        return view
+
+    async def create(self, body: schemas.CreateSession, key: str | None) -> tuple[str, Opened]:
+        check_model(body.model)
+        messages = [message.model_dump() for message in body.opening]
+        self._check_size(sum(len(message["content"]) for message in messages))
+        nonce = self._nonce(key)
+        sid = body.id or (nonce[:32] if key else new_session_id())
+        fields = {
+            "model": body.model,
+            "pipeline": body.pipeline,
+            "options": _json(body.options),
+            "on_crash": body.on_crash,
+            "principal": self._caller,
+        }
+        await self._expect(sid)
+        opened = await self._node.log.create(sid, nonce, _hash(body.model_dump()), messages, fields)
+        await self._queue(sid, opened)
+        return sid, opened
+
+    async def message(self, sid: str, body: schemas.NextMessage, key: str | None) -> Opened:
+        await self.view(sid)
+        self._check_size(len(body.input))
+        fields = {}
+        if body.model is not None:
+            fields["model"] = check_model(body.model)
+        if body.options is not None:
+            fields["options"] = _json(body.options)
+        message = {"role": "user", "content": body.input}
+        await self._expect(sid)
+        opened = await self._node.log.message(sid, self._nonce(key), _hash(body.model_dump()), message, fields)
+        await self._queue(sid, opened)
+        return opened
+
+    async def stop(self, sid: str, generation: str) -> StopOutcome:
+        await self.view(sid)
+        outcome = await self._node.log.stop(sid, "user", generation)
+        if outcome.outcome == "stopping":
+            await self._tell(
+                outcome.worker, {"session": sid, "do": "stop", "generation": outcome.generation, "by": "user"}
+            )
+        return outcome
+
+    async def answer(self, sid: str, body: schemas.AnswerRequest, key: str | None) -> None:
+        await self.view(sid)
+        self._check_size(len(body.text))
+        nonce = self._nonce(key)
+        worker = await self._node.log.answer(sid, nonce, body.question, body.text, self._caller)
+        stored = {"nonce": nonce, "question": body.question, "text": body.text, "by": self._caller}
+        await self._tell(worker, {"session": sid, "do": "answer", "answer": _json(stored)})
+
+    async def delete(self, sid: str) -> None:
+        view = await self.view(sid)
+        worker = await self._node.log.delete(sid)
+        await self._node.directory.remove_owned(self._caller, sid)
+        await self._tell(worker, {"session": sid, "do": "stop", "generation": view.generation, "by": "user"})
+
+    async def last_event(self, sid: str) -> Event | None:
+        return (await self._node.log.last_event(sid))[1]
+
+    # -- inside
+
+    async def _expect(self, sid: str) -> None:
+        """The indexes come before the session: a crash in between leaves an entry too many, never a lost session."""
+        settings, now = self._node.settings, now_ms()
+        await self._node.directory.expect_live(sid, now)
+        forget_ms = int((settings.retention_s + settings.tombstone_s) * 1000) + FORGET_MARGIN_MS
+        await self._node.directory.touch_owned(self._caller, sid, now, forget_ms)
+
+    async def _queue(self, sid: str, opened: Opened) -> None:
+        """A job that does not reach the queue is found by a reaper: the caller's message is safe in the log."""
+        if not opened.fresh:
+            return
+        try:
+            await self._node.queue.enqueue(sid, opened.generation, opened.last.epoch)
+        except RedisError as error:
+            _log.error("could not queue; a reaper will", session=sid, error=str(error))
+
+    async def _tell(self, worker: str, message: Mapping[str, Any]) -> None:
+        """What matters is stored already; an announcement that is lost costs a heartbeat."""
+        try:
+            await self._node.directory.tell(worker, _json(message))
+        except RedisError as error:
+            _log.warning("worker could not be told", worker=worker, error=str(error))
+
+    def _nonce(self, key: str | None) -> str:
+        """The same for the same caller and key, so that a repeated request is recognised."""
+        if key is None:
+            return new_token()
+        if not 1 <= len(key) <= 255:
+            raise InvalidRequest("Idempotency-Key must have 1 to 255 characters")
+        return hashlib.sha256(f"{self._caller}\0{key}".encode()).hexdigest()
+
+    def _check_size(self, chars: int) -> None:
+        if chars > (limit := self._node.settings.max_input_chars):
+            raise InvalidRequest(f"the input has {chars} characters; {limit} are allowed")
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return encode(value).decode()
+
+
+def _hash(value: Mapping[str, Any]) -> str:
+    return body_hash(to_json(value))

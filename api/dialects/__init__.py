@@ -1,0 +1,1 @@
+"""Dialects: pure projections of what a delivery gives onto one client protocol."""

@@ -1,0 +1,61 @@
+"""What a node is made of, built once and reached through the application's state."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from api.hub import Hub
+from shared import jobs
+from shared.directory import Directory
+from shared.log import Log
+from shared.redis import connect
+from shared.settings import Settings
+
+
+@dataclass
+class Node:
+    settings: Settings
+    log: Log
+    directory: Directory
+    queue: jobs.JobQueue
+    hub: Hub
+
+
+@contextlib.asynccontextmanager
+async def open_node(settings: Settings) -> AsyncIterator[Node]:
+    """Connections are made on first use: a node starts, and says it is not ready, while Redis is away."""
+    redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
+    queue = jobs.JobQueue(jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s))
+    log, directory = Log(redis, settings.retention), Directory(redis)
+    try:
+        async with Hub(settings, log, directory).running() as hub:
+            yield Node(settings, log, directory, queue, hub)
+    finally:
+        await queue.aclose()
+        await redis.aclose(close_connection_pool=True)
+
+
+def node_of(request: Request) -> Node:
+    return cast(Node, request.app.state.node)
+
+
+TheNode = Annotated[Node, Depends(node_of)]
+
+Principal = str
+ANONYMOUS: Principal = "anonymous"
+
+
+def principal_of() -> Principal:
+    """Who calls. Everybody is the same one as long as no authentication is configured."""
+    return ANONYMOUS
+
+
+Caller = Annotated[Principal, Depends(principal_of)]
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,131 @@
+"""Routes of sessions: create, next turn, show, list, stop, answer, delete."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Query
+
+from api import schemas
+from api.commands import Commands
+from api.errors import documented
+from api.listing import list_sessions
+from api.node import Caller, Node, TheNode
+from api.waiting import until_over
+from shared.events import EventType, State
+from shared.log import Opened
+from shared.transcript import fold
+from shared.views import SessionView
+
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="Repeating a request with the same key answers the same",
+        max_length=255,
+    ),
+]
+Sid = schemas.SessionId
+
+
+@router.post("", status_code=201, responses=documented(400, 410, 413, 422, 503))
+async def create_session(
+    node: TheNode, caller: Caller, body: schemas.CreateSession, key: Key = None
+) -> schemas.SessionOpened:
+    """Start a session with its first generation. It runs whether anybody listens or not."""
+    sid, opened = await Commands(node, caller).create(body, key)
+    return _opened(sid, opened)
+
+
+@router.post("/{sid}/messages", status_code=201, responses=documented(400, 404, 410, 413, 422, 503))
+async def next_message(
+    node: TheNode, caller: Caller, sid: Sid, body: schemas.NextMessage, key: Key = None
+) -> schemas.SessionOpened:
+    """The next turn. 422 `generation_running` while one runs."""
+    return _opened(sid, await Commands(node, caller).message(sid, body, key))
+
+
+@router.get("/{sid}", responses=documented(404, 422, 503))
+async def show_session(node: TheNode, caller: Caller, sid: Sid) -> schemas.SessionShown:
+    """State and transcript. Answers also after the log has expired, then without the transcript."""
+    view = await Commands(node, caller).view(sid)
+    transcript = fold([] if view.log_gone else await node.log.events(sid))
+    return schemas.SessionShown(
+        **summary(sid, view).model_dump(),
+        attempt=view.attempt,
+        pipeline=view.pipeline,
+        expired=view.log_gone,
+        messages=transcript.messages,
+        usage=transcript.usage,
+    )
+
+
+@router.get("", responses=documented(400, 422, 503))
+async def sessions(
+    node: TheNode,
+    caller: Caller,
+    state: State | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")] = None,
+) -> schemas.SessionList:
+    """The caller's sessions, the one with the newest turn first."""
+    found, next_cursor = await list_sessions(node, caller, state, limit, cursor)
+    return schemas.SessionList(sessions=[summary(sid, view) for sid, view in found], next_cursor=next_cursor)
+
+
+@router.post("/{sid}/stop", responses=documented(404, 422, 503))
+async def stop(
+    node: TheNode, caller: Caller, sid: Sid, body: Annotated[schemas.StopRequest | None, Body()] = None
+) -> schemas.Stopped:
+    """Stop the generation; what was said stays. Idempotent, and answers with how it ended, in time."""
+    body = body or schemas.StopRequest()
+    commands = Commands(node, caller)
+    outcome = await commands.stop(sid, body.generation or "")
+    if outcome.outcome == "stopping" and body.wait_s > 0:
+        await until_over(node, sid, outcome.generation, body.wait_s)
+    return await _stopped(node, commands, sid)
+
+
+@router.post("/{sid}/answer", status_code=202, responses=documented(404, 410, 413, 422, 503))
+async def answer(
+    node: TheNode, caller: Caller, sid: Sid, body: schemas.AnswerRequest, key: Key = None
+) -> schemas.Accepted:
+    """Answer the open question. The first answer wins; later ones get 410."""
+    await Commands(node, caller).answer(sid, body, key)
+    return schemas.Accepted(id=sid, question=body.question)
+
+
+@router.delete("/{sid}", status_code=204, responses=documented(404, 422, 503))
+async def delete(node: TheNode, caller: Caller, sid: Sid) -> None:
+    """Stop and forget."""
+    await Commands(node, caller).delete(sid)
+
+
+async def _stopped(node: Node, commands: Commands, sid: str) -> schemas.Stopped:
+    view = await commands.view(sid)
+    if view.live:
+        return schemas.Stopped(id=sid, generation=view.generation, state="stopping", confirmed=None)
+    last = await commands.last_event(sid)
+    confirmed = last.value["confirmed"] if last is not None and last.type == EventType.CANCELLED else None
+    return schemas.Stopped(id=sid, generation=view.generation, state=view.state.value, confirmed=confirmed)
+
+
+def summary(sid: str, view: SessionView) -> schemas.SessionSummary:
+    return schemas.SessionSummary(
+        id=sid,
+        state=view.state,
+        generation=view.generation,
+        model=view.model,
+        created=view.created,
+        last_event_id=str(view.last),
+    )
+
+
+def _opened(sid: str, opened: Opened) -> schemas.SessionOpened:
+    return schemas.SessionOpened(
+        id=sid,
+        generation=opened.generation,
+        state=State.QUEUED,
+        last_event_id=str(opened.last),
+        events_url=f"/v1/sessions/{sid}/events",
+    )

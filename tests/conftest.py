@@ -1,0 +1,43 @@
+"""Fixtures every test may use. Each test has a Redis of its own that is empty."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from shared.directory import Directory
+from shared.log import Log, Retention
+from shared.redis import connect
+from tests.support.redis_server import RedisServer, redis_server
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(_server: RedisServer) -> str:
+    """A real Redis, emptied."""
+    with _server.client() as client:
+        client.config_set("maxmemory", 0)
+        client.flushall()
+    return _server.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Any]:
+    client = connect(redis_url, connections=8, timeout_s=5)
+    yield client
+    await client.aclose(close_connection_pool=True)
+
+
+@pytest.fixture
+def log(redis: Any) -> Log:
+    return Log(redis, Retention(log_ms=60_000, tombstone_ms=60_000))
+
+
+@pytest.fixture
+def directory(redis: Any) -> Directory:
+    return Directory(redis)

@@ -1,0 +1,1 @@
+"""Real parts for the tests: private Redis servers, child processes, raw SSE readers."""

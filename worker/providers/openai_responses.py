@@ -1,0 +1,182 @@
+"""OpenAI's Responses."""
+
+from collections.abc import AsyncGenerator, Iterator
+from functools import partial
+from typing import Any, Final, cast
+
+from openai.types.responses import Response, ResponseFunctionToolCall, ResponseStreamEvent, ResponseUsage
+
+from worker.providers.base import (
+    Code,
+    Finish,
+    FinishReason,
+    ModelRequest,
+    Part,
+    ProviderError,
+    Reasoning,
+    Text,
+    ToolSpec,
+    Usage,
+)
+from worker.providers.openai_client import openai_client
+from worker.providers.options import as_text, checked_messages, renamed
+from worker.providers.sdk import Stream, parts
+from worker.providers.sdk_errors import redacted, word_code
+from worker.providers.source import Link, ModelSource
+from worker.providers.text import Surrogates
+from worker.providers.toolcalls import ToolCalls, arguments_json
+
+_OPTIONS: Final = {
+    "max_tokens": "max_output_tokens",
+    "reasoning_effort": "effort",
+    "reasoning_summary": "summary",
+} | {name: name for name in ("temperature", "top_p", "parallel_tool_calls", "tool_choice")}
+_REASONING: Final = ("effort", "summary")
+"""Options that go one level deeper."""
+_INCOMPLETE: Final[dict[str, FinishReason]] = {
+    "max_output_tokens": "length",
+    "content_filter": "content_filter",
+}
+
+
+class OpenAIResponses:
+    """Stateless: nothing is stored at the provider, the whole conversation goes with every request."""
+
+    def __init__(self, source: ModelSource, link: Link) -> None:
+        self._client = openai_client(source, link)
+        self._idle_timeout_s = link.idle_timeout_s
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[Part, None]:
+        opening = partial(self._open, request)
+        return parts(opening, ResponsesFold(), self._idle_timeout_s, self._client.secrets)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def _open(self, request: ModelRequest) -> Stream[ResponseStreamEvent]:
+        create: Any = self._client.get().responses.create  # its overloads cannot see through a dict
+        return cast(Stream[ResponseStreamEvent], await create(**request_body(request)))
+
+
+def request_body(request: ModelRequest) -> dict[str, Any]:
+    """The arguments of `create`. Raises ProviderError `invalid_request`."""
+    options = renamed(request.options, _OPTIONS, "openai responses")
+    reasoning = {name: options.pop(name) for name in _REASONING if name in options}
+    body: dict[str, Any] = {
+        "model": request.model,
+        "input": [item for message in checked_messages(request) for item in _items(message)],
+        "stream": True,
+        "store": False,
+        **options,
+    }
+    if reasoning:
+        body["reasoning"] = reasoning
+    return {**body, "tools": [_tool(tool) for tool in request.tools]} if request.tools else body
+
+
+def _items(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    role, content = message["role"], message.get("content")
+    if role == "tool":
+        output = as_text(content)
+        yield {"type": "function_call_output", "call_id": message["tool_call_id"], "output": output}
+        return
+    calls = message.get("tool_calls") or ()
+    if content or not calls:
+        yield {"role": role, "content": content}
+    for call in calls:
+        arguments = arguments_json(call)
+        yield {"type": "function_call", "call_id": call["id"], "name": call["name"], "arguments": arguments}
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    # Strict is the default here, and would refuse most schemas people write.
+    return {
+        "type": "function", "name": tool.name, "description": tool.description, "parameters": tool.parameters,
+        "strict": False,
+    }  # fmt: skip
+
+
+class ResponsesFold:
+    """Folds events into parts. A refusal is Text, and makes the finish reason `content_filter`."""
+
+    def __init__(self) -> None:
+        self.whole = False
+        self.ended = False
+        self._refused = False
+        self._text, self._reasoning = Surrogates(), Surrogates()
+        self._calls = ToolCalls()
+
+    def feed(self, event: ResponseStreamEvent) -> list[Part]:
+        match event.type:
+            case "response.output_text.delta":
+                return self._say(event.delta)
+            case "response.refusal.delta":
+                self._refused = True
+                return self._say(event.delta)
+            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
+                return self._think(event.delta)
+            case "response.reasoning_summary_part.added":
+                return self._think("\n\n") if event.summary_index else []
+            case "response.function_call_arguments.delta":
+                self._calls.add(event.output_index, event.delta)
+            case "response.output_item.added" if isinstance(event.item, ResponseFunctionToolCall):
+                self._calls.start(event.output_index, event.item.call_id, event.item.name)
+            case "response.output_item.done" if isinstance(event.item, ResponseFunctionToolCall):
+                return self._call(event.output_index, event.item)
+            case "response.completed":
+                return self._end(event.response, "tool_calls" if self._calls else "stop")
+            case "response.incomplete":
+                return self._end(event.response, _cut(event.response))
+            case "response.failed":
+                failure = event.response.error
+                raise _failed(failure.code if failure else None, failure.message if failure else "no reason given")
+            case "error":
+                raise _failed(event.code, event.message)
+        return []
+
+    def close(self) -> list[Part]:
+        raise ProviderError(Code.TRUNCATED, "the stream ended without response.completed")
+
+    def _say(self, text: str) -> list[Part]:
+        return [Text(whole)] if (whole := self._text.feed(text)) else []
+
+    def _think(self, text: str) -> list[Part]:
+        return [Reasoning(whole)] if (whole := self._reasoning.feed(text)) else []
+
+    def _call(self, index: int, item: ResponseFunctionToolCall) -> list[Part]:
+        if self._calls.starts(index, item.call_id):
+            self._calls.start(index, item.call_id, item.name)
+        if item.arguments:
+            self._calls.replace(index, item.arguments)
+        return list(self._calls.end(index))
+
+    def _end(self, response: Response, reason: FinishReason) -> list[Part]:
+        said: list[Part] = [Reasoning(left)] if (left := self._reasoning.flush()) else []
+        said += [Text(left)] if (left := self._text.flush()) else []
+        said += self._calls.rest(cut=reason in ("length", "content_filter"))
+        if response.usage is not None:
+            said.append(_usage(response.usage))
+        self.whole = self.ended = True
+        return [*said, Finish("content_filter" if self._refused else reason)]
+
+
+def _cut(response: Response) -> FinishReason:
+    """Why a response is incomplete. One that was cancelled at the provider is no answer."""
+    reason = response.incomplete_details.reason if response.incomplete_details else None
+    if reason not in _INCOMPLETE:
+        raise ProviderError(Code.PROVIDER_ERROR, f"the response is incomplete: {reason or response.status}")
+    return _INCOMPLETE[reason]
+
+
+def _failed(code: str | None, message: str) -> ProviderError:
+    return ProviderError(word_code(code) or Code.PROVIDER_ERROR, redacted(message))
+
+
+def _usage(usage: ResponseUsage) -> Usage:
+    inputs, outputs = usage.input_tokens_details, usage.output_tokens_details
+    return Usage(
+        usage.input_tokens or 0,
+        usage.output_tokens or 0,
+        (outputs.reasoning_tokens if outputs else 0) or 0,
+        (inputs.cached_tokens if inputs else 0) or 0,
+    )
