@@ -72,7 +72,7 @@ def embedded_redis(data: Path | None = None) -> Iterator[EmbeddedRedis]:
             start_new_session=True,
         )
         try:
-            _wait_ready(process, port)
+            wait_ready(process, port)
             yield EmbeddedRedis(f"redis://127.0.0.1:{port}/0", kind)
         finally:
             process.terminate()
@@ -87,7 +87,8 @@ def _arguments(port: int, data: Path | None, scratch: Path) -> list[str]:
     return [*common, "--dir", str(data), "--appendonly", "yes"]
 
 
-def _wait_ready(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    """Returns when the server answers. Raises ConfigurationError if it ends, or does not in time."""
     deadline = time.monotonic() + START_S
     with redis.Redis(port=port, socket_timeout=1.0) as client:
         while time.monotonic() < deadline:

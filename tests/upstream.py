@@ -94,8 +94,8 @@ class _Connection(asyncio.StreamReaderProtocol):
         super().connection_lost(exc)
         self.gone.set()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._upstream.serve(self, reader, writer)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._upstream.take(self, reader, writer)
 
 
 class Upstream:
@@ -133,11 +133,13 @@ class Upstream:
         await asyncio.gather(*self._serving, return_exceptions=True)
         await self._server.wait_closed()
 
-    async def serve(self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection. Ends when the client closes it, a reply says so, or the upstream stops."""
-        task = asyncio.current_task()
-        assert task is not None
+    def take(self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(connection, reader, writer))
         self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: _Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection. Ends when the client closes it, a reply says so, or the upstream stops."""
         writer.transport.set_write_buffer_limits(0)  # drain() then means: in the kernel's hands
         try:
             while (request := await _read(reader, connection.number)) is not None:
@@ -148,7 +150,6 @@ class Upstream:
             return  # the client closed in the middle: that is what some tests are about
         finally:
             writer.close()
-            self._serving.discard(task)
 
     async def _answer(self, connection: _Connection, writer: asyncio.StreamWriter) -> bool:
         """Say the next reply; whether the connection can be used again."""

@@ -93,9 +93,10 @@ class ChatWire:
                 return [{"refusal": text}]
             case ToolCall(id=call_id, name=name):
                 index = calls.index(item)
-                opening = {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+                function = {"name": name, "arguments": ""}
+                opening: dict[str, Any] = {"id": call_id, "type": "function", "function": function}
                 rest = [{"function": {"arguments": half}} for half in halves(item)]
-                return [{"tool_calls": [{"index": index, **piece}]} for piece in (opening, *rest)]
+                return [{"tool_calls": [{"index": index, **piece}]} for piece in [opening, *rest]]
 
 
 class ResponsesWire:
@@ -110,7 +111,8 @@ class ResponsesWire:
         return self.frames(*events, self._end(finish, usage))
 
     def head(self, *texts: str) -> list[bytes]:
-        return self.frames(self._created(), *(e for text in texts for e in self._events(0, Text(text))))
+        deltas = [event for text in texts for event in self._events(0, Text(text))]
+        return self.frames(self._created(), *deltas)
 
     def error(self, kind: str, message: str) -> bytes:
         return block({"type": "error", "code": kind, "message": message, "param": None, "sequence_number": 99}, "error")

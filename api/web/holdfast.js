@@ -73,13 +73,13 @@ export class Holdfast {
     return this.#change("POST", `${path(sessionId)}/messages`, { body: { input, ...more }, key: idempotencyKey, signal });
   }
 
-  /** State, generation, transcript, usage and `last_event_id` of a session. */
+  /** `{id, state, generation, attempt, model, created, last_event_id, expired, messages, usage, …}` of a session. */
   show(sessionId) {
     return this.#request("GET", path(sessionId));
   }
 
   /**
-   * The caller's sessions, newest first.
+   * The caller's sessions, the one with the newest turn first.
    * @param {{state?: string, limit?: number, cursor?: string}} [query]
    * @returns {Promise<{sessions: object[], next_cursor: string | null}>}
    */
@@ -98,9 +98,13 @@ export class Holdfast {
     return this.#change("POST", `${path(sessionId)}/answer`, { body: { question, text }, signal });
   }
 
-  /** Stop and forget a session. */
-  remove(sessionId) {
-    return this.#change("DELETE", path(sessionId), {});
+  /** Stop and forget a session. One that is gone already is no error. */
+  async remove(sessionId) {
+    try {
+      await this.#change("DELETE", path(sessionId), {});
+    } catch (error) {
+      if (error.status !== 404 && error.status !== 410) throw error;
+    }
   }
 
   /**

@@ -3,13 +3,6 @@
 import { el, icon, syncList } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
 
-/** What people see of a message's content; a history may hold content in parts. */
-export function textOf(content) {
-  if (typeof content === "string") return content;
-  if (!Array.isArray(content)) return "";
-  return content.map((part) => (typeof part === "string" ? part : (part.text ?? ""))).join("");
-}
-
 /**
  * @param {object} message      user or assistant, as in Transcript
  * @param {object} acts         what buttons do
@@ -25,9 +18,9 @@ export function messageView(message, acts) {
     "aria-label": message.role === "user" ? "You said" : "Answer",
   });
   // The exact text, also while rendering is paused because the page is in the background.
-  Object.defineProperty(element, "rawText", { get: () => textOf(message.content) });
+  Object.defineProperty(element, "rawText", { get: () => message.content });
   if (message.role !== "assistant") {
-    element.append(el("div.bubble", { dir: "auto" }, textOf(message.content)));
+    element.append(el("div.bubble", { dir: "auto" }, message.content));
     return { element, update() {} };
   }
   return { element, update: assistant(element, message, acts) };
@@ -111,7 +104,7 @@ function pretty(value) {
 function prose() {
   const element = el("div.prose", { dir: "auto" });
   const markdown = new MarkdownView(element);
-  return { element, update: (message, live) => markdown.update(textOf(message.content), live) };
+  return { element, update: (message, live) => markdown.update(message.content, live) };
 }
 
 function extras() {
@@ -201,7 +194,7 @@ function endNote({ state, error, newest, copy }, message, retry) {
 function copyButton(message) {
   const button = el("button.quiet.copy", { type: "button", "aria-label": "Copy answer", title: "Copy" }, icon("copy"));
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(textOf(message.content));
+    await navigator.clipboard.writeText(message.content);
     button.replaceChildren(icon("tick"));
     setTimeout(() => button.replaceChildren(icon("copy")), 1500);
   });

@@ -5,7 +5,6 @@ import { Composer } from "./composer.js";
 import { byId, el } from "./dom.js";
 import { Drawer } from "./drawer.js";
 import { Holdfast, TERMINALS, Transcript } from "./holdfast.js";
-import { textOf } from "./message.js";
 import { Sticky } from "./scroll.js";
 import { Thread } from "./thread.js";
 import { titles } from "./titles.js";
@@ -71,7 +70,7 @@ function follow(here) {
 function take(here, type, data) {
   here.transcript.apply(type, data);
   if (here !== session) return;
-  if (type === "message" && here.transcript.messages.length === 1) titles.set(here.id, textOf(data.content));
+  if (type === "message" && here.transcript.messages.length === 1) titles.set(here.id, data.content);
   if (type === "caught_up" || here.late) reveal();
   if (!here.shown) return;
   thread.draw();
@@ -146,7 +145,7 @@ function refused(text, error) {
 }
 
 function retry() {
-  submit(textOf(session.transcript.lastInput));
+  submit(session.transcript.lastInput);
 }
 
 async function stop() {

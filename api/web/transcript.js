@@ -1,6 +1,6 @@
 /**
  * `transcript = fold(events)`: what a session's log says, as messages. Pure: no network, no DOM, no clock.
- * The same rule, with the same JSON, as `GET /v1/sessions/{id}` of the server.
+ * The same rule, and the same JSON, as the server's fold: its transcript in a `gap` can be gone on with.
  */
 
 /** The event that ends a generation → the state it leaves. */
@@ -10,31 +10,24 @@ export const TERMINALS = {
   "generation.cancelled": "cancelled",
 };
 
-const RULES = {
-  "message": (t, data) => t.messages.push(said(data)),
-  "generation.started": (t, data) => t.begin(data),
-  "text.delta": (t, { text }) => t.edit((m) => { m.content += text; }),
-  "reasoning.delta": (t, { text }) => t.edit((m) => { m.reasoning += text; }),
-  "status": (t, data) => t.edit((m) => step(m.status, data)),
-  "tool.call": (t, { id, name, arguments: args = null }) =>
-    t.edit((m) => { m.tools.push({ id, name, arguments: args, output: null, error: null }); }),
-  "tool.result": (t, { id, output = null, error = null }) =>
-    t.edit((m) => { Object.assign(m.tools.findLast((tool) => tool.id === id) ?? {}, { output, error }); }),
-  "source": (t, { title = null, url = null }) => t.edit((m) => { m.sources.push({ title, url }); }),
-  "data": (t, { name, value = null }) => t.edit((m) => { m.data.push({ name, value }); }),
-  "question": (t, { id, text, choices = null, expires_at = null }) =>
-    t.edit((m) => { m.question = { id, text, choices, expires_at }; }),
-  "answer": (t, data) => t.edit((m) => t.answered(m, data)),
-  "usage": (t, data) => t.spend(data),
-  "gap": (t, { transcript }) => transcript && t.replace(transcript),
-  "snapshot": (t, data) => t.replace(data.transcript ?? data),
+const COUNTS = ["input_tokens", "output_tokens", "reasoning_tokens", "cached_tokens"];
+
+/** What an event does to the message it belongs to. Events name no generation: only one can run. */
+const EDITS = {
+  "text.delta": (m, { text }) => { m.content += text; },
+  "reasoning.delta": (m, { text }) => { m.reasoning += text; },
+  "status": (m, data) => step(m.status, data),
+  "tool.call": (m, data) => m.tools.push(tool(data)),
+  "tool.result": (m, data) => result(m.tools, data),
+  "source": (m, { title = "", url = null }) => m.sources.push({ title, url }),
+  "data": (m, { name, value = null }) => m.data.push({ name, value }),
+  "question": (m, { id, text, choices = null, expires_at = null }) => { m.question = { id, text, choices, expires_at }; },
+  "usage": (m, data) => { m.usage = sum([m.usage, data]); },
 };
 
 export class Transcript {
-  /** @type {object[]} user: `{role, content, generation}`; assistant: see `reply` below. Changed in place. */
+  /** @type {object[]} see `message` below for their shape. Changed in place. */
   messages = [];
-  /** Sums over all generations. */
-  usage = {};
   /** Message → `[{question, text}]`: answers seen go by, for display. Not part of the transcript's JSON. */
   answers = new WeakMap();
 
@@ -47,9 +40,18 @@ export class Transcript {
 
   /** Take the next event. Types it does not know change nothing, so a newer server does no harm. */
   apply(type, data) {
-    if (Object.hasOwn(TERMINALS, type)) this.end(TERMINALS[type], data);
-    else if (Object.hasOwn(RULES, type)) RULES[type](this, data);
+    if (Object.hasOwn(EDITS, type)) EDITS[type](this.#current(), data);
+    else if (Object.hasOwn(TERMINALS, type)) this.#end(TERMINALS[type], data);
+    else if (type === "message") this.messages.push(message(data.role, data.generation, { content: data.content }));
+    else if (type === "generation.started") this.#start(data);
+    else if (type === "answer") this.#answered(data);
+    else if (type === "gap" || type === "snapshot") this.replace(data.transcript ?? data);
     return this;
+  }
+
+  /** Take a transcript the server folded instead of what is known here. */
+  replace({ messages = [] }) {
+    this.messages = messages;
   }
 
   /** The newest message, or undefined. */
@@ -59,79 +61,80 @@ export class Transcript {
 
   /** Whether an answer is being written, or is asked for and not begun yet. */
   get live() {
-    return this.last !== undefined && (this.last.role === "user" || this.last.state === "running");
+    return this.last?.role === "user" || this.#running !== undefined;
   }
 
   /** Input of the newest turn. */
   get lastInput() {
-    return this.messages.findLast((message) => message.role === "user")?.content ?? "";
+    return this.messages.findLast(({ role }) => role === "user")?.content ?? "";
+  }
+
+  /** Tokens of all generations together. */
+  get usage() {
+    return sum(this.messages.map(({ usage }) => usage));
   }
 
   toJSON() {
-    return { messages: this.messages, usage: this.usage };
+    return { messages: this.messages };
   }
 
-  /** A further attempt says everything again: what the earlier one said is discarded. */
-  begin({ generation, attempt = 1 }) {
-    const target = Object.assign(this.#replyOf(generation), reply(generation, attempt));
+  get #running() {
+    return this.last?.state === "running" ? this.last : undefined;
+  }
+
+  /** The assistant's message under way; made here where its start was trimmed away. */
+  #current(generation = this.last?.generation ?? "") {
+    if (!this.#running) this.messages.push(message("assistant", generation, { state: "running" }));
+    return this.last;
+  }
+
+  /** What an earlier attempt said does not count: its worker was lost. In place, so that a view of it stays. */
+  #start({ generation, attempt = 1 }) {
+    const target = this.#current(generation);
+    Object.assign(target, message("assistant", generation, { state: "running", attempt }));
     this.answers.delete(target);
   }
 
-  /** Events name no generation: they belong to the one that runs, and only one can. */
-  edit(change) {
-    if (this.last?.role === "assistant") change(this.last);
+  /** A generation that was cancelled while it was queued has said nothing yet; its end is its message. */
+  #end(state, { generation, code, message: text = "", retryable = false, finish_reason = null }) {
+    const target = this.#current(generation);
+    Object.assign(target, { generation, state, question: null, finish_reason });
+    if (state === "failed") target.error = { code, message: text, retryable };
   }
 
-  /** A generation that was cancelled while queued has no reply yet; its end is one. */
-  end(state, { generation, code, message, retryable = false }) {
-    const target = this.#replyOf(generation);
-    target.state = state;
+  #answered({ text }) {
+    const target = this.#current();
+    const answer = { question: target.question?.text ?? "", text };
+    this.answers.set(target, [...(this.answers.get(target) ?? []), answer]);
     target.question = null;
-    if (state === "failed") target.error = { code, message, retryable };
-  }
-
-  answered(message, { id, text }) {
-    const question = message.question?.text ?? "";
-    this.answers.set(message, [...(this.answers.get(message) ?? []), { question, text }]);
-    if (message.question?.id === id) message.question = null;
-  }
-
-  spend(data) {
-    for (const [name, count] of Object.entries(data)) {
-      if (typeof count === "number") this.usage[name] = (this.usage[name] ?? 0) + count;
-    }
-  }
-
-  replace({ messages = [], usage = {} }) {
-    this.messages = messages;
-    this.usage = usage;
-  }
-
-  #replyOf(generation) {
-    const found = this.messages.findLast((m) => m.role === "assistant" && m.generation === generation);
-    if (found) return found;
-    this.messages.push(reply(generation, 0));
-    return this.last;
   }
 }
 
-function reply(generation, attempt) {
+/** `state` and everything after it is of the assistant's messages only. */
+function message(role, generation, known) {
   return {
-    role: "assistant", content: "", generation, state: "running", attempt, reasoning: "",
-    status: [], tools: [], sources: [], data: [], question: null, error: null,
+    role, content: "", generation, state: null, attempt: null, reasoning: "", status: [], tools: [], sources: [],
+    data: [], question: null, error: null, finish_reason: null, usage: null, ...known,
   };
 }
 
-/** A history given with the session may hold earlier assistant messages; they are whole. */
-function said({ role, content, generation }) {
-  if (role !== "assistant") return { role, content, generation };
-  return { ...reply(generation, 0), content, state: "completed" };
+function tool({ id, name = "", arguments: args = null, output = null, error = null }) {
+  return { id, name, arguments: args, output, error };
 }
 
-/** A step is named by `step`, or by its text where it has no name; telling it again updates its line. */
-function step(list, { text, step: name = null, state = "running", progress = null }) {
-  const key = name ?? text;
-  const line = list.find((known) => (known.step ?? known.text) === key);
-  if (line) Object.assign(line, { text, state, progress });
-  else list.push({ text, step: name, state, progress });
+function result(tools, data) {
+  const known = tools.find(({ id }) => id === data.id);
+  if (known) Object.assign(known, { output: data.output ?? null, error: data.error ?? null });
+  else tools.push(tool(data));
+}
+
+/** A step is named by `step`, or by its text where it has no name; telling it again replaces its line. */
+function step(lines, { text, step: name = null, state = "running", progress = null }) {
+  const found = lines.findIndex((line) => (line.step || line.text) === (name || text));
+  lines.splice(found < 0 ? lines.length : found, 1, { text, step: name, state, progress });
+}
+
+function sum(usages) {
+  const total = (name) => usages.reduce((all, usage) => all + (usage?.[name] ?? 0), 0);
+  return Object.fromEntries(COUNTS.map((name) => [name, total(name)]));
 }

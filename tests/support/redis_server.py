@@ -9,7 +9,7 @@ from typing import Self
 
 import redis
 
-from shared.embedded import find_server, free_port
+from shared.embedded import find_server, free_port, wait_ready
 
 
 class RedisServer:
@@ -29,14 +29,11 @@ class RedisServer:
         self._process = subprocess.Popen(
             [*command, *base, *self._arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        with self.client() as client:
-            client.ping()
+        wait_ready(self._process, self.port)
         return self
 
     def client(self) -> "redis.Redis":
-        retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
-        errors = [redis.exceptions.ConnectionError, redis.exceptions.BusyLoadingError]
-        return redis.Redis(port=self.port, retry=retry, retry_on_error=errors, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=5)
 
     def kill(self) -> None:
         assert self._process is not None

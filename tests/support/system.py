@@ -99,7 +99,7 @@ class System:
     async def workers_ready(self, count: int) -> None:
         client = redis.Redis.from_url(self.redis_url)
         async with asyncio.timeout(READY_S):
-            while len(list(client.scan_iter(keys.WORKERS))) < count:
+            while len(list(client.scan_iter(keys.WORKERS))) < count:  # noqa: ASYNC110 - another process makes it true
                 await asyncio.sleep(0.02)
         client.close()
 
@@ -109,9 +109,11 @@ class System:
 
 
 @contextlib.asynccontextmanager
-async def system(redis_url: str, *, nodes: int = 1, workers: int = 1, **environment: str) -> AsyncIterator[System]:
+async def system(
+    redis_url: str, *, nodes: int = 1, workers: int = 1, environment: dict[str, str] | None = None
+) -> AsyncIterator[System]:
     """Run nodes and workers until the block ends. `environment` are settings: `HOLDFAST_…`, or of an SDK."""
-    running = System(redis_url, nodes, workers, environment)
+    running = System(redis_url, nodes, workers, environment or {})
     try:
         await running.start()
         yield running

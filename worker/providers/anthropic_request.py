@@ -19,6 +19,8 @@ _OPTIONS: Final = {
     "thinking": "thinking",
     "reasoning_effort": "effort",
 }
+_SAMPLING: Final = ("temperature", "top_p", "top_k")
+"""The SDK has no words for these any more. Whether a model takes them is for its server to say."""
 
 
 def request_body(request: ModelRequest) -> dict[str, Any]:
@@ -26,6 +28,8 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
     options = renamed(request.options, _OPTIONS, "anthropic")
     if "effort" in options:
         options["output_config"] = {"effort": options.pop("effort")}
+    if sampling := {name: options.pop(name) for name in _SAMPLING if name in options}:
+        options["extra_body"] = sampling
     if isinstance(stop := options.get("stop_sequences"), str):
         options["stop_sequences"] = [stop]
     body: dict[str, Any] = {

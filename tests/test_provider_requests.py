@@ -1,0 +1,168 @@
+"""What providers ask for, and what they refuse to ask; where a key goes, and where it does not."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.upstream import Upstream, failure, reply
+from tests.upstream_fixtures import *  # noqa: F403 - fixtures are found by name
+from tests.upstream_fixtures import HELLO, KEY, WIRES, failed, said
+from tests.upstream_frames import Wire
+from worker.providers.base import Code, ModelRequest, Provider, Text, ToolSpec
+from worker.providers.registry import ModelSource, Providers
+from worker.providers.source import Sdk
+
+CONVERSATION = ModelRequest(
+    "m",
+    [
+        {"role": "system", "content": "Be brief.", "generation": "g1"},
+        {"role": "user", "content": "Weather and time?"},
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"id": "t1", "name": "weather", "arguments": {"city": "K"}}, {"id": "t2", "name": "time", "arguments": {}},
+        ]},
+        {"role": "tool", "tool_call_id": "t1", "content": {"sky": "grey"}},
+        {"role": "tool", "tool_call_id": "t2", "content": "noon"},
+    ],
+    [ToolSpec("time", "What time it is", {"type": "object", "properties": {}})],
+    {"temperature": 0.5, "max_tokens": 9, "top_p": None, "reasoning_effort": "low"},
+)  # fmt: skip
+ASKED: dict[Sdk, dict[str, Any]] = {
+    "openai-chat": {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Weather and time?"},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "t1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "K"}'}},
+                {"id": "t2", "type": "function", "function": {"name": "time", "arguments": "{}"}},
+            ]},
+            {"role": "tool", "tool_call_id": "t1", "content": '{"sky": "grey"}'},
+            {"role": "tool", "tool_call_id": "t2", "content": "noon"},
+        ],
+        "tools": [{"type": "function", "function": {
+            "name": "time", "description": "What time it is", "parameters": {"type": "object", "properties": {}},
+        }}],
+        "stream": True, "stream_options": {"include_usage": True},
+        "temperature": 0.5, "max_tokens": 9, "reasoning_effort": "low",
+    },
+    "openai-responses": {
+        "model": "m",
+        "input": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Weather and time?"},
+            {"type": "function_call", "call_id": "t1", "name": "weather", "arguments": '{"city": "K"}'},
+            {"type": "function_call", "call_id": "t2", "name": "time", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "t1", "output": '{"sky": "grey"}'},
+            {"type": "function_call_output", "call_id": "t2", "output": "noon"},
+        ],
+        "tools": [{
+            "type": "function", "name": "time", "description": "What time it is", "strict": False,
+            "parameters": {"type": "object", "properties": {}},
+        }],
+        "stream": True, "store": False,
+        "temperature": 0.5, "max_output_tokens": 9, "reasoning": {"effort": "low"},
+    },
+    "anthropic": {
+        "model": "m",
+        "system": [{"type": "text", "text": "Be brief."}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Weather and time?"}]},
+            {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "K"}},
+                {"type": "tool_use", "id": "t2", "name": "time", "input": {}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": '{"sky": "grey"}'},
+                {"type": "tool_result", "tool_use_id": "t2", "content": "noon"},
+            ]},
+        ],
+        "tools": [{
+            "name": "time", "description": "What time it is", "input_schema": {"type": "object", "properties": {}},
+        }],
+        "stream": True, "temperature": 0.5, "max_tokens": 9, "output_config": {"effort": "low"},
+    },
+}  # fmt: skip
+
+
+async def test_what_is_asked(provider: Provider, sdk: Sdk, wire: Wire, up: Upstream) -> None:
+    """The request on the wire, whole: messages, calls and their results, tools, options under their own names."""
+    up.plan(reply(wire.answer([Text("ok")])))
+    await said(provider, CONVERSATION)
+    assert up.requests[0].body == ASKED[sdk]
+    assert up.requests[0].headers["authorization"] == "Bearer secret-of-the-tests"
+
+
+# -- keys
+
+
+@pytest.mark.parametrize("source", ["openai", "anthropic", "named"])
+async def test_a_missing_key_fails_the_generation_not_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "NOWHERE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # the SDK looks for credentials there too
+    sources = {source: ModelSource("openai-chat", "http://127.0.0.1:1", "NOWHERE")}
+    providers = Providers.from_settings(1.0, models=sources) if source == "named" else Providers.from_settings(1.0)
+    error = await failed(providers.get(f"{source}/m")[0])
+    assert error.code is Code.AUTHENTICATION
+    assert "is not set" in error.message
+    await providers.aclose()
+
+
+async def test_no_message_contains_a_key(sdk: Sdk, up: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the provider's echo of it, nor a transport's complaint about a header, nor the traceback."""
+    echo = f"Incorrect API key provided: {KEY}. Also sk-proj-abc123def456. Bearer {KEY}"
+    for key, answer in ((KEY, failure(401, {"error": {"message": echo}})), (f"{KEY}\n\x01x", reply())):
+        monkeypatch.setenv("A_KEY", key)
+        providers = Providers.from_settings(1.0, 0, models={"p": ModelSource(sdk, up.url, "A_KEY")})
+        up.plan(answer)
+        error = await failed(providers.get("p/m")[0])
+        text = "".join(traceback.format_exception(error)) + error.message
+        assert KEY not in text
+        assert "abc123" not in text
+        await providers.aclose()
+
+
+async def test_a_key_does_not_go_to_another_server(
+    sdk: Sdk, up: Upstream, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    providers = Providers.from_settings(1.0, models={"p": ModelSource(sdk, up.url)})
+    up.plan(reply(wire.answer([])))
+    await said(providers.get("p/m")[0])
+    assert KEY not in str(up.requests[0].headers)
+    await providers.aclose()
+
+
+@pytest.mark.parametrize(("source", "sdk"), [("openai", "openai-chat"), ("anthropic", "anthropic")])
+async def test_the_sdks_read_their_own_variables(
+    up: Upstream, monkeypatch: pytest.MonkeyPatch, source: str, sdk: Sdk
+) -> None:
+    monkeypatch.setenv(f"{source.upper()}_API_KEY", KEY)
+    monkeypatch.setenv(f"{source.upper()}_BASE_URL", up.url)
+    providers = Providers.from_settings(1.0)
+    up.plan(reply(WIRES[sdk].answer([Text("hi")])))
+    assert (await said(providers.get(f"{source}/m")[0]))[0] == Text("hi")
+    assert up.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    await providers.aclose()
+
+
+# -- requests that cannot be
+
+REQUESTS: dict[str, ModelRequest] = {
+    "an unknown option": ModelRequest("m", HELLO.messages, options={"tempratur": 1}),
+    "an unknown role": ModelRequest("m", [{"role": "robot", "content": "hi"}]),
+    "no content": ModelRequest("m", [{"role": "user"}]),
+    "a result of no call": ModelRequest("m", [{"role": "tool", "content": "hi"}]),
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+async def test_a_request_that_cannot_be(provider: Provider, up: Upstream, case: str) -> None:
+    """Said before anything is sent."""
+    assert (await failed(provider, REQUESTS[case])).code is Code.INVALID_REQUEST
+    assert up.connections == []
