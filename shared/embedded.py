@@ -1,6 +1,7 @@
 """A Redis for a machine that has none configured: a real one if at all possible."""
 
 import contextlib
+import fcntl
 import shutil
 import socket
 import subprocess
@@ -63,7 +64,7 @@ def embedded_redis(data: Path | None = None) -> Iterator[EmbeddedRedis]:
     """
     command, kind = find_server()
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="holdfast-redis-") as scratch:
+    with _only_user_of(data), tempfile.TemporaryDirectory(prefix="holdfast-redis-") as scratch:
         arguments = _arguments(port, data, Path(scratch)) if "shared.embedded_fake" not in command else [str(port)]
         process = subprocess.Popen(  # a session of its own, so that Ctrl-C reaches it only after its clients are gone
             [*command, *arguments],
@@ -79,11 +80,25 @@ def embedded_redis(data: Path | None = None) -> Iterator[EmbeddedRedis]:
             process.wait(timeout=10)
 
 
+@contextlib.contextmanager
+def _only_user_of(data: Path | None) -> Iterator[None]:
+    """Two servers on the same files would ruin them."""
+    if data is None:
+        yield
+        return
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"another embedded Redis is using {data}") from None
+        yield
+
+
 def _arguments(port: int, data: Path | None, scratch: Path) -> list[str]:
     common = ["--port", str(port), "--bind", "127.0.0.1", "--maxmemory-policy", "noeviction", "--save", ""]
     if data is None:
         return [*common, "--dir", str(scratch)]
-    data.mkdir(parents=True, exist_ok=True)
     return [*common, "--dir", str(data), "--appendonly", "yes"]
 
 

@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 /** Every repetition is bounded by what it may not contain: text made to be slow stays cheap. */
 const MARKUP = new RegExp(
   [
-    /(?<tick>`+)(?<code>[^`]+|[^`][^]*?[^`])\k<tick>(?!`)/,
+    /(?<!`)(?<tick>`+)(?!`)(?<code>[^]{1,500}?)(?<!`)\k<tick>(?!`)/,
     /\*\*(?=\S)(?<strong>(?:[^*]|\*(?!\*)){1,2000}?)(?<=\S)\*\*/,
     /(?<![\w*])\*(?=[^\s*])(?<star>[^*\n]{1,500}?)(?<=\S)\*(?![\w*])/,
     /(?<![\w_])_(?=[^\s_])(?<line>[^_\n]{1,500}?)(?<=\S)_(?![\w_])/,

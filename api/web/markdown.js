@@ -45,6 +45,8 @@ export class MarkdownView {
   #ghost = null;
   /** The lists an item could go into, outermost first: `{indent, ordered, list, item}`. */
   #lists = [];
+  /** Blocks whose text changed in this update. Drawn once at its end, however many lines came. */
+  #changed = new Set();
 
   /** @param {Element} root holds nothing else */
   constructor(root) {
@@ -58,6 +60,8 @@ export class MarkdownView {
     for (let end; (end = text.indexOf("\n", this.#at)) >= 0; this.#at = end + 1) this.#line(text.slice(this.#at, end));
     const rest = text.slice(this.#at);
     this.#unfinished(live && UNDECIDED.test(rest) ? "" : rest);
+    for (const block of this.#changed) draw(block);
+    this.#changed.clear();
     this.#markTail(live);
   }
 
@@ -86,14 +90,20 @@ export class MarkdownView {
   #place(info) {
     if (info.continues) {
       this.#dropGhost();
-      show(this.#block, this.#block.text === null ? info.text : `${this.#block.text}\n${info.text}`);
+      this.#show(this.#block, this.#block.text === null ? info.text : `${this.#block.text}\n${info.text}`);
       return this.#block;
     }
-    if (this.#block) show(this.#block, this.#block.text);
+    if (this.#block) this.#show(this.#block, this.#block.text);
     const ghost = this.#ghost;
-    if (ghost && alike(ghost, info)) return show(ghost, info.text);
+    if (ghost && alike(ghost, info)) return this.#show(ghost, info.text);
     this.#dropGhost();
-    return info.text === undefined ? null : show(this.#open(info), info.text);
+    return info.text === undefined ? null : this.#show(this.#open(info), info.text);
+  }
+
+  #show(block, text) {
+    if (block.shown !== text) this.#changed.add(block);
+    block.shown = text;
+    return block;
   }
 
   #dropGhost() {
@@ -155,12 +165,9 @@ function alike(ghost, { kind, level, mark, indent, lang, fence }) {
     && ghost.lang === lang && ghost.fence === fence;
 }
 
-function show(block, text) {
-  if (block.shown === text) return block;
-  if (block.inline) block.inline.show(text ?? "");
-  else if (block.node) grow(block.node, text ?? "");
-  block.shown = text;
-  return block;
+function draw({ inline, node, shown }) {
+  if (inline) inline.show(shown ?? "");
+  else if (node) grow(node, shown ?? "");
 }
 
 /** Code is one text node; appending keeps the reader's selection. */
