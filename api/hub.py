@@ -17,6 +17,7 @@ from shared.reader import Decision, decide
 from shared.redis import RedisError
 from shared.settings import Settings
 from shared.subscriber import Subscriber
+from shared.tasks import cancel
 from shared.telemetry import get_logger
 from shared.views import SessionView
 
@@ -70,9 +71,7 @@ class Hub:
         try:
             yield self
         finally:
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await cancel(self._tasks)
             await self._subscriber.aclose()
 
     def drain(self) -> None:

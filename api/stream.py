@@ -54,6 +54,8 @@ class EventStream(Response):
         try:
             async with aclosing(self._outputs) as outputs:
                 async for output in outputs:
+                    if gone.done():  # a cancellation can get lost on its way: see shared.tasks
+                        return
                     await self._send_one(output, scope, receive, send)
         except asyncio.CancelledError:
             if not gone.done():

@@ -303,7 +303,8 @@ async def test_idempotency_key_of_a_message(url: str, http: httpx.AsyncClient) -
     sid = await create(url, options={"tokens": 3})
     await read_all(url, sid)
     path, key = f"{SESSIONS}/{sid}/messages", {"Idempotency-Key": "message"}
-    assert [send(http, "POST", path, HELLO, **key).json()["generation"] for _ in range(2)] == ["g2", "g2"]
+    opened = [await send(http, "POST", path, HELLO, **key) for _ in range(2)]
+    assert [response.json()["generation"] for response in opened] == ["g2", "g2"]
     assert_error(await send(http, "POST", path, {"input": "other"}, **key), 422, "idempotency_key_reused")
 
 

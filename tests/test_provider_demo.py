@@ -89,13 +89,19 @@ async def test_echo_needs_somebody_to_echo() -> None:
     assert (await failed(Demo(), ModelRequest("echo", []))).code is Code.INVALID_REQUEST
 
 
-async def test_the_rate_holds_though_the_taker_is_slow() -> None:
-    """Absolute deadlines: 50 words at 500 a second take 100 ms, also when taking each of them costs time."""
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    async for _ in Demo().stream(asked("lorem", tokens=51, rate=500)):
-        await asyncio.sleep(1 * MS)
-    assert 100 * MS <= loop.time() - start < 160 * MS
+async def test_the_rate_holds_though_the_taker_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute deadlines: 51 words at 500 a second take 100 ms, also when taking each of them costs time."""
+    now = [0.0]
+
+    async def sleep(delay_s: float) -> None:
+        now[0] += delay_s
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+        patch.setattr(asyncio, "sleep", sleep)
+        async for part in Demo().stream(asked("lorem", tokens=51, rate=500)):
+            now[0] += 1 * MS if isinstance(part, Text) else 0
+    assert now[0] == pytest.approx(101 * MS)
 
 
 async def test_lorem_lets_others_run() -> None:
@@ -177,11 +183,11 @@ async def test_watchdog_looks_at_each_wait_alone() -> None:
     """Many waits, each short enough, may take longer than the limit together."""
 
     async def steady() -> AsyncIterator[int]:
-        for n in range(8):
+        for n in range(20):
             await asyncio.sleep(15 * MS)
             yield n
 
-    assert [n async for n in watched(steady(), 60 * MS)] == list(range(8))
+    assert [n async for n in watched(steady(), 200 * MS)] == list(range(20))
 
 
 async def test_watchdog_lets_a_cancellation_pass() -> None:

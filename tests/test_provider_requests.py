@@ -10,7 +10,8 @@ from tests.upstream import Upstream, failure, reply
 from tests.upstream_fixtures import *  # noqa: F403 - fixtures are found by name
 from tests.upstream_fixtures import HELLO, KEY, WIRES, failed, said
 from tests.upstream_frames import Wire
-from worker.providers.base import Code, ModelRequest, Provider, Text, ToolSpec
+from worker.providers import anthropic_request, openai_chat
+from worker.providers.base import Code, ModelRequest, Provider, ProviderError, Text, ToolSpec
 from worker.providers.registry import ModelSource, Providers
 from worker.providers.source import Sdk
 
@@ -166,3 +167,27 @@ async def test_a_request_that_cannot_be(provider: Provider, up: Upstream, case: 
     """Said before anything is sent."""
     assert (await failed(provider, REQUESTS[case])).code is Code.INVALID_REQUEST
     assert up.connections == []
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("api.openai.com", "max_completion_tokens"),
+        ("eu.api.openai.com", "max_completion_tokens"),
+        ("notopenai.com", "max_tokens"),
+        ("127.0.0.1", "max_tokens"),
+    ],
+)
+def test_the_limit_goes_by_the_name_the_server_knows(host: str, name: str) -> None:
+    body = openai_chat.request_body(ModelRequest("m", HELLO.messages, options={"max_tokens": 5}), host)
+    assert body[name] == 5
+    assert len({"max_tokens", "max_completion_tokens"} & set(body)) == 1
+
+
+def test_anthropic_needs_a_limit_and_a_message() -> None:
+    turns = [*HELLO.messages, {"role": "assistant", "content": ""}, {"role": "user", "content": "more"}]
+    body = anthropic_request.request_body(ModelRequest("m", turns, options={"stop": "END"}))
+    assert (body["max_tokens"], body["stop_sequences"]) == (anthropic_request.DEFAULT_MAX_TOKENS, ["END"])
+    assert [message["role"] for message in body["messages"]] == ["user", "user"]
+    with pytest.raises(ProviderError):
+        anthropic_request.request_body(ModelRequest("m", [{"role": "system", "content": "Be brief."}]))

@@ -185,6 +185,15 @@ async def test_chat_servers_that_are_not_openai(providers: Providers, up: Upstre
     assert (named.id[:5], named.name) == ("call_", "a")
 
 
+async def test_halves_of_a_character_in_arguments(providers: Providers, up: Upstream) -> None:
+    chat = ChatWire()
+    pieces = ('{"pair": "\ud83d', '\udc19", "lone": "\\ud83d"}')
+    calls = [{"tool_calls": [{"index": 0, "id": "t1", "function": {"name": "a", "arguments": x}}]} for x in pieces]
+    up.plan(reply([chat.chunk(call) for call in calls], chat.chunk({}, "tool_calls")))
+    expected = ToolCall("t1", "a", {"pair": "🐙", "lone": "\ufffd"})
+    assert (await said(providers.get("openai-chat/m")[0]))[0] == expected
+
+
 async def test_a_call_that_was_cut_off_is_dropped(providers: Providers, up: Upstream) -> None:
     """Half a call must not be run; the whole one before it may."""
     chat, messages = ChatWire(), MessagesWire()
@@ -223,3 +232,13 @@ async def test_summaries_of_reasoning_are_paragraphs(providers: Providers, up: U
     ]
     up.plan(reply(wire.frames(*events), wire.answer([])[-1]))
     assert (await said(providers.get("openai-responses/m")[0]))[0] == Reasoning("One.\n\nTwo.")
+
+
+async def test_a_call_that_comes_only_whole(providers: Providers, up: Upstream) -> None:
+    """Servers that do not stream arguments say a call once, when it is done."""
+    wire = ResponsesWire()
+    frames = [
+        frame for frame in wire.answer([CALL]) if b"output_item.added" not in frame and b"arguments." not in frame
+    ]
+    up.plan(reply(frames))
+    assert (await said(providers.get("openai-responses/m")[0])) == [CALL, Finish("tool_calls")]

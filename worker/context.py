@@ -9,6 +9,7 @@ from shared.directory import Directory
 from shared.jobs import JobQueue
 from shared.log import Log
 from shared.settings import Settings
+from shared.tasks import cancel
 from worker.providers.registry import Providers
 
 if TYPE_CHECKING:
@@ -26,10 +27,18 @@ class WorkerContext:
     providers: Providers
     held: dict[str, "Holding | None"] = field(default_factory=dict)
     """Token → the generation held by it; None while its claim is under way."""
+    releasing: bool = False
+    """The worker is stopping: what it holds, and what it still claims, goes back to the queue."""
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     def find(self, sid: str) -> "Holding | None":
         return next((held for held in self.held.values() if held is not None and held.sid == sid), None)
+
+    def release_all(self) -> None:
+        self.releasing = True
+        for held in list(self.held.values()):
+            if held is not None:
+                held.release()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something to its end beside the jobs; at shutdown it is cancelled."""
@@ -38,7 +47,4 @@ class WorkerContext:
         task.add_done_callback(self._background.discard)
 
     async def cancel_background(self) -> None:
-        tasks = list(self._background)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(self._background)

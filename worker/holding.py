@@ -20,8 +20,6 @@ class Holding:
         self.by = "user"
         """Who asked to stop; meaningful once the verdict is STOP."""
         self.verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self.over = asyncio.Event()
-        """Set when the job has let go of the generation."""
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
 
     def stop(self, by: str = "") -> None:

@@ -18,6 +18,7 @@ from shared.loop import loop_factory
 from shared.redis import connect
 from shared.settings import Settings
 from shared.subscriber import Subscriber
+from shared.tasks import cancel
 from shared.telemetry import configure, get_logger
 from worker import heartbeat, pipelines, queue
 from worker.context import WorkerContext
@@ -75,12 +76,11 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
         contact = Contact(settings.lease_s, settings.heartbeat_s)
         control = Subscriber(settings.log_redis_url, lambda _, payload: hear(context, payload), contact.broken)
         arq = queue.build_worker(context, context.queue.arq)
-        async with _running(
-            heartbeat.beat(context, contact), control.run(), Reaper(context, contact).run(), arq.main()
-        ):
-            await control.subscribe(keys.control(context.worker_id))
-            _log.info("worker ready", worker=context.worker_id, max_generations=settings.worker_jobs)
-            await stopping.wait()
+        async with _running(heartbeat.beat(context, contact), control.run(), Reaper(context, contact).run()):
+            async with _running(arq.main()):
+                await control.subscribe(keys.control(context.worker_id))
+                _log.info("worker ready", worker=context.worker_id, max_generations=settings.worker_jobs)
+                await stopping.wait()
             await _hand_over(context, arq)
         await context.cancel_background()
         await heartbeat.end(context.directory, context.worker_id)
@@ -88,15 +88,14 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
 
 
 async def _hand_over(context: WorkerContext, arq: queue.WakingWorker) -> None:
-    arq.allow_pick_jobs = False
+    """Generations may finish within the grace time; the rest go back to the queue, for another worker to run."""
     _log.info("worker stopping", generations=len(context.held))
-    if await queue.drained(context, context.settings.worker_grace_s):
+    if await queue.drained(arq, context.settings.worker_grace_s):
         return
-    for held in list(context.held.values()):
-        if held is not None:
-            held.release()
-    if not await queue.drained(context, HAND_OVER_S):
+    context.release_all()
+    if not await queue.drained(arq, HAND_OVER_S):
         _log.error("generations left to the reaper", generations=len(context.held))
+        await queue.end_jobs(arq)
 
 
 @contextlib.asynccontextmanager
@@ -122,8 +121,7 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.remove_done_callback(over)
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(tasks)
 
 
 async def _main(settings: Settings) -> None:

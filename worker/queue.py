@@ -1,7 +1,6 @@
 """arq, woken: a worker that has room blocks on a list and starts a job the moment it is queued."""
 
 import asyncio
-import time
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -9,6 +8,7 @@ from arq.worker import Worker, func
 
 from shared import jobs, keys
 from shared.redis import RedisError
+from shared.tasks import cancel
 from shared.telemetry import get_logger
 from worker.context import WorkerContext
 from worker.run import run_generation
@@ -65,15 +65,15 @@ def build_worker(context: WorkerContext, pool: ArqRedis) -> WakingWorker:
     )
 
 
-async def drained(context: WorkerContext, within_s: float) -> bool:
-    """Wait until no generation is held any more; False if some still are."""
-    deadline = time.monotonic() + within_s
-    while holdings := [held for held in context.held.values() if held is not None]:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        waits = [asyncio.create_task(held.over.wait()) for held in holdings]
-        _, pending = await asyncio.wait(waits, timeout=left)
-        for wait in pending:
-            wait.cancel()
-    return True
+async def drained(arq: WakingWorker, within_s: float) -> bool:
+    """Wait until no job runs any more; False if some still do. Meaningful once `main` was ended."""
+    running = [job for job in arq.tasks.values() if not job.done()]
+    if not running:
+        return True
+    _, left = await asyncio.wait(running, timeout=within_s)
+    return not left
+
+
+async def end_jobs(arq: WakingWorker) -> None:
+    """Cancel what still runs: each job hands its generation back, if it can."""
+    await cancel(arq.tasks.values())

@@ -12,6 +12,7 @@ from shared.events import EventType
 from shared.ids import new_token
 from shared.log import Claimed
 from shared.redis import RedisError
+from shared.tasks import cancel
 from shared.telemetry import bound, get_logger
 from shared.transcript import Transcript, fold
 from shared.views import SessionView
@@ -76,6 +77,8 @@ class _Job:
         self.writer = Writer(context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold)
         self._token = pen.token
         self._hold(pen)
+        if context.releasing:
+            self.holding.release()
 
     def _hold(self, pen: Pen) -> None:
         self.context.held.pop(self._token, None)
@@ -88,14 +91,13 @@ class _Job:
         try:
             await self._decide(flushing, working)
         except asyncio.CancelledError:
-            await _cancel(working)
+            await cancel([working])
             await self._hand_back(flushing)
             raise
         finally:
-            await _cancel(working)
-            await _cancel(flushing)
+            await cancel([working])
+            await cancel([flushing])
             self.context.held.pop(self._token, None)
-            self.holding.over.set()
 
     async def _decide(self, flushing: asyncio.Task[None], working: asyncio.Task[End]) -> None:
         """Wait for whatever comes first: the pipeline's end, a verdict from outside, or the loss of the pen."""
@@ -103,14 +105,14 @@ class _Job:
         waits: set[asyncio.Future[Any]] = {flushing, working, verdict}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if flushing.done():
-            await _cancel(working)
+            await cancel([working])
             _report_loss(flushing)
         elif working.done():
             await self._finish(flushing, working.result())
         elif verdict.result() is Verdict.STOP:
             await self._finish(flushing, await self._stop(working))
         else:
-            await _cancel(working)
+            await cancel([working])
             await self._hand_back(flushing)
 
     # -- the pipeline
@@ -167,7 +169,7 @@ class _Job:
 
     async def _stop(self, working: asyncio.Task[End]) -> End:
         """Cancelling the pipeline closes the provider's connection; a pipeline that clings to it is not confirmed."""
-        confirmed = await _cancel(working, CLOSE_S)
+        confirmed = await cancel([working], CLOSE_S)
         return End(EventType.CANCELLED, {"by": self.holding.by, "confirmed": confirmed})
 
     # -- the end
@@ -184,7 +186,7 @@ class _Job:
         """Everything said is kept; the next attempt begins anew. Somebody may have asked to stop meanwhile."""
         settled = asyncio.create_task(self.writer.settled())
         await asyncio.wait({settled, flushing}, timeout=CLOSE_S, return_when=asyncio.FIRST_COMPLETED)
-        await _cancel(settled)
+        await cancel([settled])
         if flushing.done():
             _report_loss(flushing)
             return
@@ -243,12 +245,3 @@ async def _linger(writer: Writer, pause_s: float) -> None:
         await writer.linger(pause_s)
     except (PenLost, SessionGone) as over:
         _log.debug("nothing left to repeat", reason=type(over).__name__)
-
-
-async def _cancel(task: asyncio.Task[Any], within_s: float | None = None) -> bool:
-    """Cancel and wait until it is over; False if it is not, in time."""
-    task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=within_s)
-    if task in done and not task.cancelled() and (error := task.exception()) is not None:
-        _log.debug("ended while being cancelled", error=repr(error))
-    return bool(done)

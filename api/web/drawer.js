@@ -63,8 +63,8 @@ export class Drawer {
   }
 
   #row({ id, state, model, created }) {
-    const title = titles.get(id) ?? `${model} · ${id.slice(0, 6)}`;
-    const link = el("a", { href: `#${id}`, "data-session": id, "data-state": state },
+    const title = titles.get(id) ?? `Conversation ${id.slice(0, 6)}`;
+    const link = el("a", { href: `#${id}`, "data-session": id, "data-session-state": state },
       el("span.title", {}, title), el("span.sub", {}, [stateWord(state), model, age(created)].filter(Boolean).join(" · ")));
     mark(link, this.#current);
     return el("li", {}, link, this.#removeButton(id, title));

@@ -2,16 +2,16 @@
 
 import { Announcer } from "./announcer.js";
 import { Composer } from "./composer.js";
-import { byId, el } from "./dom.js";
+import { byId } from "./dom.js";
 import { Drawer } from "./drawer.js";
 import { Holdfast, TERMINALS, Transcript } from "./holdfast.js";
 import { Sticky } from "./scroll.js";
+import { connection, notice } from "./signs.js";
 import { Thread } from "./thread.js";
 import { titles } from "./titles.js";
 
 /** A replay is shown in one go, unless it takes longer than this. */
 const HOLD_BACK_MS = 400;
-const TOLD_AFTER_MS = 700;
 
 const client = new Holdfast();
 const announcer = new Announcer(byId("announcer"));
@@ -20,16 +20,19 @@ const thread = new Thread(byId("thread"), { answer, retry, drawn });
 const composer = new Composer({ submit, stop });
 const drawer = new Drawer({ client, removed: (id) => id === session.id && fresh() });
 
-/** What is on the screen. `stream` is null before its first message; `late`: shown as it comes, not in one go. */
+/**
+ * What is on the screen. `stream` is null before the first message. `late`: shown as it comes, not in one go.
+ * `resting`: not followed while nobody looks. `gone`: the server has it no more.
+ */
 let session = blank("");
 
 function blank(id) {
-  return { id, transcript: new Transcript(), stream: null, shown: false, late: false };
+  return { id, transcript: new Transcript(), stream: null, shown: false, late: false, resting: false, gone: false };
 }
 
 /** Show the session the URL names. Everything that changes sessions goes through the URL. */
 function route() {
-  const id = decodeURIComponent(location.hash.slice(1));
+  const id = location.hash.slice(1);
   if (id !== session.id || !session.stream) open(id);
 }
 
@@ -58,11 +61,12 @@ function view(name) {
 
 /** Follow from the cursor on; from the start the first time. */
 function follow(here) {
+  here.resting = false;
   const current = (act) => (...args) => here === session && act(...args);
   here.stream = client.follow(here.id, {
     after: here.stream?.cursor,
     onEvent: ({ type, data }) => take(here, type, data),
-    onState: current((state, info) => connection(state, info.error)),
+    onState: current((state, { error }) => (error ? lost(error) : connection(state))),
   });
   if (!here.shown) setTimeout(current(tooLong), HOLD_BACK_MS);
 }
@@ -70,11 +74,13 @@ function follow(here) {
 function take(here, type, data) {
   here.transcript.apply(type, data);
   if (here !== session) return;
-  if (type === "message" && here.transcript.messages.length === 1) titles.set(here.id, data.content);
+  if (type === "message" && data.role === "user" && !titles.get(here.id)) titles.set(here.id, data.content);
   if (type === "caught_up" || here.late) reveal();
   if (!here.shown) return;
   thread.draw();
-  if (type === "message" || Object.hasOwn(TERMINALS, type)) drawer.refresh();
+  const over = Object.hasOwn(TERMINALS, type);
+  if (over || type === "generation.started") drawer.refresh();
+  if (over) rest();
 }
 
 function tooLong() {
@@ -99,6 +105,7 @@ function drawn(transcript, sending) {
 }
 
 async function submit(text) {
+  if (session.gone) fresh();
   const here = session;
   notice("");
   view("conversation");
@@ -130,7 +137,7 @@ async function next(here, text) {
   await client.send(here.id, text, choice);
   if (here !== session) return;
   // A finished session is not followed any more; this one has just gone on.
-  if (["done", "failed"].includes(here.stream.state)) follow(here);
+  if (here.resting || ["done", "failed"].includes(here.stream.state)) follow(here);
   else here.stream.wake();
 }
 
@@ -168,36 +175,18 @@ async function answer(question, text) {
   }
 }
 
-const WORDS = { connecting: "Connecting…", reconnecting: "Reconnecting…", offline: "Offline" };
-let telling;
-
-/** A cut that is mended at once is not worth a word. */
-function connection(state, error) {
-  const badge = byId("connection");
-  document.body.dataset.connection = state;
-  clearTimeout(telling);
-  if (!WORDS[state]) badge.textContent = "";
-  else telling = setTimeout(() => { badge.textContent = WORDS[state]; }, badge.textContent ? 0 : TOLD_AFTER_MS);
-  if (state === "failed") lost(error);
-}
-
 const FATES = {
   session_not_found: "This conversation does not exist.",
   session_deleted: "This conversation was deleted.",
   session_expired: "This conversation has expired.",
 };
 
+/** The stream cannot go on. */
 function lost(error) {
-  notice(FATES[error.code] ?? error.message, true);
-  if (!session.transcript.messages.length) view("lost");
-}
-
-/** Say what went wrong, or (empty) nothing any more. */
-function notice(text, offerNew = false) {
-  const box = byId("notice");
-  box.hidden = !text;
-  const button = offerNew ? el("button", { type: "button", onclick: fresh }, "New conversation") : null;
-  box.replaceChildren(el("span", {}, text), ...(button ? [button] : []));
+  connection("failed");
+  session.gone = error.status === 404 || error.status === 410;
+  notice(FATES[error.code] ?? error.message, ["New conversation", fresh]);
+  if (!session.transcript.messages.length) view("empty");
 }
 
 function escape(event) {
@@ -206,11 +195,18 @@ function escape(event) {
   else stop();
 }
 
-/** A session that was finished may have gone on in another tab. */
+/** Browsers allow few connections per server: a tab in the background with nothing to wait for gives its one back. */
+function rest() {
+  if (document.visibilityState !== "hidden" || !session.stream || session.transcript.live) return;
+  session.stream.close();
+  session.resting = true;
+}
+
+/** The session may have gone on in another tab meanwhile. */
 function lookAgain() {
-  if (document.visibilityState !== "visible") return;
+  if (document.visibilityState === "hidden") return rest();
   drawer.refresh();
-  if (session.stream?.state === "done") follow(session);
+  if (session.resting || session.stream?.state === "done") follow(session);
 }
 
 addEventListener("hashchange", route);
@@ -219,4 +215,4 @@ addEventListener("keydown", escape);
 document.addEventListener("visibilitychange", lookAgain);
 byId("new").addEventListener("click", fresh);
 byId("ideas").addEventListener("click", (event) => event.target.matches("button") && submit(event.target.textContent));
-open(decodeURIComponent(location.hash.slice(1)));
+open(location.hash.slice(1));

@@ -82,14 +82,14 @@ def arguments_json(call: dict[str, Any]) -> str:
 
 def _arguments(call: _Call) -> dict[str, Any] | None:
     try:
-        value = json.loads(mended("".join(call.fragments)))
+        value = json.loads("".join(call.fragments))
     except ValueError:
         return None
     return _clean(value) if isinstance(value, dict) else None
 
 
 def _clean(value: dict[str, Any]) -> dict[str, Any]:
-    """Arguments without lone surrogates: those an escape inside the arguments' own JSON may still bear."""
+    """Arguments as valid Unicode: halves of a character may come in two fragments, or alone in an escape."""
     clean: dict[str, Any] = json.loads(mended(json.dumps(value, ensure_ascii=False)))
     return clean
 

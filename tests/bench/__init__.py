@@ -1,0 +1,1 @@
+"""Benchmarks: what Holdfast costs, measured over real processes. `make bench`."""

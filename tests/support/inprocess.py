@@ -1,0 +1,55 @@
+"""A node and a worker inside the test's own event loop: real sockets and a real Redis, but no child processes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+
+from api.main import create_app
+from api.node import Node
+from shared.settings import Settings
+from worker.main import serve
+
+
+def settings(redis_url: str, **changes: Any) -> Settings:
+    quick = {"linger_s": 0.01, "worker_grace_s": 0.0, "drain_s": 0.1}
+    return Settings(redis_url=redis_url, **{**quick, **changes})
+
+
+class LiveNode:
+    """A node that serves; `node` is its inside."""
+
+    def __init__(self, url: str, node: Node) -> None:
+        self.url = url
+        self.node = node
+
+
+@contextlib.asynccontextmanager
+async def live_node(redis_url: str, **changes: Any) -> AsyncIterator[LiveNode]:
+    app = create_app(settings(redis_url, **changes))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server._serve())  # serve() would take the test runner's signals
+    while not server.started:
+        await asyncio.sleep(0)
+        if serving.done():
+            await serving
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield LiveNode(f"http://127.0.0.1:{port}", app.state.node)
+    finally:
+        app.state.node.hub.drain()
+        server.should_exit = True
+        await serving
+
+
+@contextlib.asynccontextmanager
+async def live_worker(redis_url: str, **changes: Any) -> AsyncIterator[None]:
+    stopping = asyncio.Event()
+    serving = asyncio.create_task(serve(settings(redis_url, **changes), stopping))
+    try:
+        yield
+    finally:
+        stopping.set()
+        await serving

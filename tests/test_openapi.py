@@ -1,0 +1,159 @@
+"""The OpenAPI document: the node does what it says, and it says all that the node does. Fuzzed over real processes."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.support.redis_server import redis_server
+from tests.support.sse import read_all
+from tests.support.system import create, system
+
+TIMEOUT_S = 10
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+FUZZ = settings(
+    max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+EVENTS = "/v1/sessions/{sid}/events"
+OPERATIONS: list[tuple[str, str, set[str]]] = [
+    ("post", "/v1/sessions", {"201", "400", "410", "413", "422", "503"}),
+    ("get", "/v1/sessions", {"200", "400", "422", "503"}),
+    ("get", "/v1/sessions/{sid}", {"200", "404", "422", "503"}),
+    ("delete", "/v1/sessions/{sid}", {"204", "404", "422", "503"}),
+    ("post", "/v1/sessions/{sid}/messages", {"201", "400", "404", "410", "413", "422", "503"}),
+    ("post", "/v1/sessions/{sid}/stop", {"200", "400", "404", "413", "422", "503"}),
+    ("post", "/v1/sessions/{sid}/answer", {"202", "400", "404", "410", "413", "422", "503"}),
+    ("get", EVENTS, {"200", "204", "400", "404", "410", "422"}),
+    ("get", "/livez", {"200"}),
+    ("get", "/readyz", {"200", "503"}),
+]
+"""Every call, and the statuses it is known to answer with."""
+OF_SESSIONS = [(method, path) for method, path, _ in OPERATIONS if path.startswith("/v1")]
+
+
+@pytest.fixture(scope="module")
+def redis_process_url() -> Iterator[str]:
+    with redis_server() as server:
+        yield server.url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def url(redis_process_url: str) -> AsyncIterator[str]:
+    """A node and a worker that can reach no provider, with the session `known`."""
+    nowhere = {"OPENAI_BASE_URL": "http://127.0.0.1:9", "ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}
+    async with system(redis_process_url, environment=nowhere) as running:
+        await create(running.url, id="known", options={"tokens": 3})
+        await read_all(running.url, "known")
+        yield running.url
+
+
+@pytest.fixture(scope="module")
+def document(url: str) -> dict[str, Any]:
+    response = httpx.get(f"{url}/openapi.json")
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = response.json()
+    return document
+
+
+@pytest.fixture(scope="module")
+def schema(url: str, document: dict[str, Any]) -> Any:
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.update(base_url=url)
+    return schema
+
+
+@pytest.mark.parametrize(("method", "path", "statuses"), OPERATIONS)
+def test_statuses_are_documented(document: dict[str, Any], method: str, path: str, statuses: set[str]) -> None:
+    """Every call is documented, with every status it answers with."""
+    assert statuses <= document["paths"][path][method]["responses"].keys()
+
+
+def test_errors_are_documented_as_they_are(document: dict[str, Any]) -> None:
+    """Wherever an error status is documented, it is JSON of the one shape all errors have."""
+    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            errors = {status: said for status, said in operation["responses"].items() if status >= "400"}
+            assert {status: said.get("content") for status, said in errors.items()} == dict.fromkeys(errors, shape), (
+                method,
+                path,
+            )
+
+
+def test_stream_is_documented(document: dict[str, Any]) -> None:
+    """The events are documented as an event stream, and both ways to give a cursor as optional."""
+    operation = document["paths"][EVENTS]["get"]
+    assert list(operation["responses"]["200"]["content"]) == ["text/event-stream"]
+    assert "content" not in operation["responses"]["204"]
+    optional = {
+        (parameter["in"], parameter["name"]) for parameter in operation["parameters"] if not parameter["required"]
+    }
+    assert optional >= {("header", "last-event-id"), ("query", "after"), ("query", "follow"), ("query", "merge")}
+
+
+def test_documentation_page(url: str, document: dict[str, Any]) -> None:
+    """The page for people is there, and names no place outside of what it documents."""
+    assert httpx.get(f"{url}/docs").status_code == 200
+    assert document["info"]["title"] == "Holdfast"
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("method", "path"), OF_SESSIONS)
+def test_any_request(schema: Any, method: str, path: str, mode: GenerationMode) -> None:
+    """Whatever is sent, valid or not, gets an answer that is documented, of the documented shape, and no failure."""
+
+    @FUZZ
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    def check(case: Case[Any]) -> None:
+        _call(case)
+
+    check()
+
+
+@pytest.mark.parametrize(("method", "path"), [each for each in OF_SESSIONS if each[0] != "delete"])
+def test_any_request_about_something(schema: Any, method: str, path: str) -> None:
+    """The same for requests that mean something: a session that is there, a model that there is."""
+
+    @FUZZ
+    @given(case=schema[path][method].as_strategy())
+    def check(case: Case[Any]) -> None:
+        if "sid" in case.path_parameters:
+            case.path_parameters["sid"] = "known"
+        if isinstance(case.body, dict):
+            _make_sense(case.body)
+        _call(case)
+
+    check()
+
+
+def _make_sense(body: dict[str, Any]) -> None:
+    """Of what no schema can say: one of input and messages, the user last, a model that there is, a quick end."""
+    if "model" in body or "input" in body:
+        body |= {"model": "demo/lorem", "options": {"tokens": 3}}
+    if body.get("input") is not None:
+        body.pop("messages", None)
+    if body.get("messages"):
+        body["messages"][-1]["role"] = "user"
+
+
+def _call(case: Case[Any]) -> None:
+    if str(case.query.get("follow")).lower() in ("true", "1", "on", "yes", "y", "t"):
+        case.query["follow"] = False  # a followed session has no end
+    case.validate_response(case.call(timeout=TIMEOUT_S), checks=CHECKS)
+
+
+def test_still_serves(url: str) -> None:
+    """After all of it the node is ready."""
+    assert httpx.get(f"{url}/readyz").status_code == 200
