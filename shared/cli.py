@@ -61,3 +61,7 @@ def root(version: Version = False) -> None:
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     queue_timeout_s: float = Field(3600.0, gt=0)
     """A generation that no worker took within this time fails."""
     generation_timeout_s: float = Field(3600.0, gt=0)
-    idle_timeout_s: float = Field(60.0, gt=0)
+    idle_timeout_s: float = Field(120.0, gt=0)
     """A provider that says nothing for this long has failed."""
     flush_ms: float = Field(40.0, ge=0)
     """The most a delta waits for others to share its event. The first one never waits."""

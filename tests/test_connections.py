@@ -52,7 +52,7 @@ async def channels(observer: Any) -> int:
 
 async def until_zero(count: Any) -> None:
     async with asyncio.timeout(FORGOTTEN_S):
-        while await count():  # noqa: ASYNC110 - another process makes it true
+        while await count():
             await asyncio.sleep(0.1)
 
 

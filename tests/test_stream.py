@@ -253,7 +253,7 @@ async def test_readers_leave_no_trace(node: LiveNode, log: Log) -> None:
         stream.kill()
     async with asyncio.timeout(5):
         while node.node.hub.readers:
-            await asyncio.sleep(0)  # noqa: ASYNC110 - the sockets make it true
+            await asyncio.sleep(0)
     await say(log, sid, epoch, 2, "still here")
     view = await log.view(sid)
     assert view is not None

@@ -73,6 +73,7 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     """Run a worker until `stopping` is set, then let generations finish, hand over the rest, and return."""
     pipelines.load(settings.pipelines)
     async with open_context(settings) as context:
+        context.spawn(context.providers.warm())
         contact = Contact(settings.lease_s, settings.heartbeat_s)
         control = Subscriber(settings.log_redis_url, lambda _, payload: hear(context, payload), contact.broken)
         arq = queue.build_worker(context, context.queue.arq)

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.bench import connections, first_token, resume
+from tests.bench import busy, connections, first_token, resume
 from tests.bench.report import Section, machine
 from tests.support.redis_server import redis_server
 
 RESULTS = Path(__file__).parent / "results.md"
 SCENARIOS: dict[str, Callable[[str], Awaitable[Section]]] = {
     "first_token": first_token.run,
+    "busy": busy.run,
     "resume": resume.run,
     "connections": connections.run,
 }

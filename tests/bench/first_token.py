@@ -36,12 +36,13 @@ class Taken:
 async def run(redis_url: str) -> Section:
     client = redis.Redis.from_url(redis_url)
     async with system(redis_url) as running, Connection(running.url) as http:
-        taken = [await _once(http, running.url, client, f"first-{n}") for n in range(WARM_UP + RUNS)][WARM_UP:]
+        taken = [await once(http, running.url, client, f"first-{n}") for n in range(WARM_UP + RUNS)][WARM_UP:]
     client.close()
     return _section(taken)
 
 
-async def _once(http: Connection, base: str, client: "redis.Redis", sid: str) -> Taken:
+async def once(http: Connection, base: str, client: "redis.Redis", sid: str) -> Taken:
+    """One new session, followed to its end."""
     started = time.perf_counter()
     await http.post("/v1/sessions", {"id": sid, **BODY})
     replied = time.perf_counter()

@@ -99,7 +99,7 @@ class System:
     async def workers_ready(self, count: int) -> None:
         client = redis.Redis.from_url(self.redis_url)
         async with asyncio.timeout(READY_S):
-            while len(list(client.scan_iter(keys.WORKERS))) < count:  # noqa: ASYNC110 - another process makes it true
+            while len(list(client.scan_iter(keys.WORKERS))) < count:
                 await asyncio.sleep(0.02)
         client.close()
 

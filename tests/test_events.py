@@ -1,0 +1,50 @@
+"""Events as values: frames, merging, chains."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.events import Event, chained, encode, merged, published
+from shared.ids import EventId
+
+kinds = st.sampled_from(["text.delta", "reasoning.delta", "status", "generation.completed"])
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def log_of(entries: list[tuple[str, str]]) -> list[Event]:
+    return [Event(EventId(7, n + 2), kind, encode({"text": text})) for n, (kind, text) in enumerate(entries)]
+
+
+@given(st.lists(st.tuples(kinds, texts), max_size=20))
+def test_what_is_published_reads_back_as_it_was(entries: list[tuple[str, str]]) -> None:
+    """A batch of frames splits into the same events, whatever the text."""
+    events = log_of(entries)
+    back = published(b"".join(event.frame for event in events))
+    assert [(e.id, e.type, e.data, e.frame) for e in back] == [(e.id, e.type, e.data, e.frame) for e in events]
+
+
+@given(st.lists(st.tuples(kinds, texts), max_size=30))
+def test_merging_keeps_the_text_and_the_ids_of_ends(entries: list[tuple[str, str]]) -> None:
+    """Neighbouring deltas of one kind become one with the last id; nothing else changes; no two are left together."""
+    events, out = log_of(entries), merged(log_of(entries))
+    for kind in ("text.delta", "reasoning.delta"):
+        said = ["".join(e.value["text"] for e in some if e.type == kind) for some in (events, out)]
+        assert said[0] == said[1]
+    assert {e.id for e in out} <= {e.id for e in events}
+    assert [e.id for e in events[-1:]] == [e.id for e in out[-1:]]
+    assert [e.id for e in events if not e.type.endswith("delta")] == [e.id for e in out if not e.type.endswith("delta")]
+    assert not any(a.type == b.type and a.type.endswith("delta") for a, b in pairwise(out))
+
+
+def test_chained_stops_at_the_first_hole() -> None:
+    """What lies behind a hole is not handed out, even if it chains among itself."""
+    events = log_of([("status", "")] * 5)
+    assert chained(EventId(7, 1), events) == events
+    assert chained(EventId(7, 1), events[:2] + events[3:]) == events[:2]
+    assert chained(EventId(7, 2), events) == []
+
+
+def test_a_lone_surrogate_is_replaced_and_a_pair_is_joined() -> None:
+    """Half a character has no UTF-8; two halves are the character."""
+    assert encode({"text": "\ud83d\ude00 \ud83d"}) == '{"text":"😀 \ufffd"}'.encode()
