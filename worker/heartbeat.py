@@ -25,6 +25,8 @@ class Contact:
     def __init__(self, lease_s: float, heartbeat_s: float) -> None:
         self._silence_s = lease_s - heartbeat_s
         self._grace_s = lease_s + heartbeat_s
+        self.made = asyncio.Event()
+        """Set with the first lease: before it, no generation may be taken."""
         now = asyncio.get_running_loop().time()
         self._since = self._last = now
 
@@ -33,6 +35,7 @@ class Contact:
         if now - self._last > self._silence_s:
             self._since = now
         self._last = now
+        self.made.set()
 
     def broken(self) -> None:
         """A connection was remade: this may be another Redis, or one that forgot."""

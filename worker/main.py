@@ -78,14 +78,20 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
         control = Subscriber(settings.log_redis_url, lambda _, payload: hear(context, payload), contact.broken)
         arq = queue.build_worker(context, context.queue.arq)
         async with _running(heartbeat.beat(context, contact), control.run(), Reaper(context, contact).run()):
-            async with _running(arq.main()):
-                await control.subscribe(keys.control(context.worker_id))
-                _log.info("worker ready", worker=context.worker_id, max_generations=settings.worker_jobs)
+            async with _running(_take_jobs(context, contact, control, arq)):
                 await stopping.wait()
             await _hand_over(context, arq)
         await context.cancel_background()
         await heartbeat.end(context.directory, context.worker_id)
         await control.aclose()
+
+
+async def _take_jobs(context: WorkerContext, contact: Contact, control: Subscriber, arq: queue.WakingWorker) -> None:
+    """Not before the worker can be reached and its lease is there. Runs until cancelled."""
+    await control.subscribe(keys.control(context.worker_id))
+    await contact.made.wait()
+    _log.info("worker ready", worker=context.worker_id, max_generations=context.settings.worker_jobs)
+    await arq.main()
 
 
 async def _hand_over(context: WorkerContext, arq: queue.WakingWorker) -> None:
