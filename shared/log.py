@@ -135,6 +135,15 @@ class Log:
             return str(reply[1].decode())
         raise QuestionGone(question) if reply[0] == b"GONE" else _refused(sid, reply)
 
+    async def answer_of(self, sid: str, question: str) -> tuple[int, str]:
+        """Redis' clock in ms, then the answer stored for this open question, or nothing."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.time()
+            pipe.hmget(keys.session(sid), "question", "answer")
+            (seconds, micros), (open_question, answer) = await pipe.execute()
+        found = answer.decode() if answer and open_question == question.encode() else ""
+        return seconds * 1000 + micros // 1000, found
+
     async def delete(self, sid: str) -> str:
         """Forget a session; gives the worker that must stop, or nothing. Raises SessionNotFound."""
         reply = await self._run("session_delete", sid, self._retention.tombstone_ms)

@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     generation_timeout_s: float = Field(3600.0, gt=0)
     idle_timeout_s: float = Field(120.0, gt=0)
     """A provider that says nothing for this long has failed."""
+    question_timeout_s: float = Field(3600.0, gt=0)
+    """How long a pipeline's question stays open where the pipeline does not say."""
+    tool_timeout_s: float = Field(60.0, gt=0)
+    tool_rounds: int = Field(10, ge=1)
+    """How often a model may call tools before it must answer."""
     flush_ms: float = Field(40.0, ge=0)
     """The most a delta waits for others to share its event. The first one never waits."""
     flush_bytes: int = Field(2048, ge=1)

@@ -42,6 +42,13 @@ class Question(BaseModel):
     expires_at: int | None = None
 
 
+class Answer(BaseModel):
+    id: str
+    question: str
+    text: str | None
+    """None: nobody answered in time."""
+
+
 class Failure(BaseModel):
     code: str
     message: str = ""
@@ -73,6 +80,8 @@ class Message(BaseModel):
     sources: list[Source] = Field(default_factory=list)
     data: list[Data] = Field(default_factory=list)
     question: Question | None = None
+    answers: list[Answer] = Field(default_factory=list)
+    """What was asked on the way, and what the user said."""
     error: Failure | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
@@ -198,6 +207,8 @@ def _question(message: Message, value: dict[str, Any]) -> None:
 
 
 def _answer(message: Message, value: dict[str, Any]) -> None:
+    asked = message.question.text if message.question else ""
+    message.answers.append(Answer(id=value["id"], question=asked, text=value["text"]))
     message.question = None
 
 

@@ -80,8 +80,8 @@ def test_cursor_syntax_is_accepted(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "-", "1", "1-", "-1", "01-1", "1-01", "12345678901234567-1", "1-12345678901234567", "1-1 ", "1-1\n", "$", "+1-1",
-     "1-1-1", "١-1", "1_0-1"],
+    ["", "-", "1", "1-", "-1", "01-1", "1-01", "12345678901234567-1", "1-12345678901234567", "1-1 ", "1-1\n", "$",
+     "+1-1", "1-1-1", "١-1", "1_0-1"],
 )  # fmt: skip
 def test_cursor_syntax_is_refused(text: str) -> None:
     """Anything else is no cursor: it must not reach Redis."""
@@ -181,19 +181,19 @@ async def test_ahead_rule_is_bounded(log: Log, redis: Any, redis_url: str, monke
 async def test_target_ge_ends_at_a_later_terminal(log: Log, redis: Any, redis_url: str) -> None:
     """A reader that came for a generation whose terminal it will never see ends at that of the next one."""
     held = await sessions.started(log)
-    async with hub(redis_url, redis, quiet_check_s=60) as running:
-        async with client(running, EventId(held.epoch, 1)) as reader:
-            await reader.until(CaughtUp)
-            running._feeds[SID].take = lambda *_: None  # type: ignore[method-assign]  # every message is lost
-            await sessions.finish(log, held, 2)
-            await sessions.next_turn(log)
-            held = await sessions.claim(log, generation="g2")
-            await sessions.finish(log, held, 2, generation="g2")
-            await redis.xtrim(keys.events(SID), maxlen=1, approximate=False)
-            await running._compare([running._feeds[SID]])
-            await reader.until_over()
-            assert [e.value["generation"] for e in reader.events if e.terminal] == ["g2"]
-            assert isinstance(reader.outputs[-1], End)
+    start = EventId(held.epoch, 1)
+    async with hub(redis_url, redis, quiet_check_s=60) as running, client(running, start) as reader:
+        await reader.until(CaughtUp)
+        running._feeds[SID].take = lambda *_: None  # type: ignore[method-assign]  # every message is lost
+        await sessions.finish(log, held, 2)
+        await sessions.next_turn(log)
+        held = await sessions.claim(log, generation="g2")
+        await sessions.finish(log, held, 2, generation="g2")
+        await redis.xtrim(keys.events(SID), maxlen=1, approximate=False)
+        await running._compare([running._feeds[SID]])
+        await reader.until_over()
+        assert [e.value["generation"] for e in reader.events if e.terminal] == ["g2"]
+        assert isinstance(reader.outputs[-1], End)
 
 
 async def test_cut_end_sends_nothing_of_the_next_turn(log: Log, redis: Any, redis_url: str) -> None:

@@ -71,7 +71,7 @@ async def test_reclaim_when_fenced_by_a_smaller_epoch(log: Log, redis: Any) -> N
     assert heard.pens[-1] == writer.pen
 
 
-async def test_reclaim_is_announced_before_it_is_made(log: Log, redis: Any) -> None:
+async def test_reclaim_is_announced_before_it_is_made(log: Log, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job knows the new token before Redis does, so that no reaper of its own takes the generation from it."""
     await sessions.create(log)
     before = await Snapshot.of(redis)
@@ -84,7 +84,7 @@ async def test_reclaim_is_announced_before_it_is_made(log: Log, redis: Any) -> N
         tokens.append((token, [pen.token for pen in heard.pens]))
         return await claim(sid, token, *rest)
 
-    writer._log.claim = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(writer._log, "claim", watched)
     _speak(writer, "a")
     await within(writer._catch_up())
     assert tokens[0][0] in tokens[0][1]

@@ -19,6 +19,8 @@ POLL_S = 0.5
 """arq's own polling stays, as the remedy for a lost wake-up."""
 REDIS_AWAY_S = 0.25
 CONNECTIONS = 8
+LONGEST_S = 7 * 86_400
+"""arq's own limit is never to be the one that is met: a generation has its own, and may wait for an answer."""
 
 
 class WakingWorker(Worker):
@@ -55,7 +57,7 @@ def build_worker(context: WorkerContext, pool: ArqRedis) -> WakingWorker:
         redis_pool=pool,
         handle_signals=False,
         max_jobs=settings.worker_jobs,
-        job_timeout=settings.generation_timeout_s + 60,
+        job_timeout=LONGEST_S,
         keep_result=0,
         retry_jobs=False,  # the log decides about attempts: a retry of arq's would be a second generation
         job_serializer=jobs.serialize,

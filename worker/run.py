@@ -8,17 +8,20 @@ from typing import Any
 from pydantic_core import from_json
 
 from shared.errors import HoldfastError
-from shared.events import EventType
+from shared.events import Event, EventType
 from shared.ids import new_token
 from shared.log import Claimed
 from shared.redis import RedisError
 from shared.tasks import cancel
 from shared.telemetry import bound, get_logger
-from shared.transcript import Transcript, fold
+from shared.transcript import fold
 from shared.views import SessionView
 from worker.context import WorkerContext
 from worker.holding import Holding, Verdict
 from worker.pipelines import Run, lookup
+from worker.pipelines.answering import TooManyRounds
+from worker.pipelines.questions import Earlier, QuestionExpired, Questions
+from worker.pipelines.run import Limits
 from worker.providers.base import ProviderError
 from worker.writer import Batching, OutputLimit, Pen, PenLost, SessionGone, Writer
 
@@ -120,8 +123,8 @@ class _Job:
     async def _work(self) -> End:
         """Run the pipeline; every way it can end becomes an End."""
         try:
-            async with asyncio.timeout(self.context.settings.generation_timeout_s):
-                run = await self._prepare()
+            async with asyncio.timeout(self.context.settings.generation_timeout_s) as clock:
+                run = await self._prepare(clock)
                 await run.start()
             return End(EventType.COMPLETED, {"finish_reason": run.finish_reason})
         except ProviderError as error:
@@ -131,6 +134,10 @@ class _Job:
             return _failed("timeout", "the generation took too long", retryable=True)
         except OutputLimit:
             return _failed("output_limit", "the generation said more than is allowed", retryable=False)
+        except QuestionExpired as error:
+            return _failed("question_expired", str(error), retryable=True)
+        except TooManyRounds as error:
+            return _failed("too_many_rounds", str(error), retryable=False)
         except HoldfastError as error:
             return _failed(error.code, error.message, retryable=False)
         except asyncio.CancelledError:
@@ -141,7 +148,7 @@ class _Job:
             _log.exception("pipeline failed")
             return _failed("internal", "the pipeline failed", retryable=True)
 
-    async def _prepare(self) -> "_Started":
+    async def _prepare(self, clock: asyncio.Timeout) -> "_Started":
         view, events = None, []
         while view is None:
             try:
@@ -153,18 +160,22 @@ class _Job:
                 continue
             if view is None:
                 raise SessionGone(self.writer.pen.sid)
-        return _Started(self._run_of(view, fold(events)), view.pipeline or "chat")
+        return _Started(self._run_of(view, events, clock), view.pipeline or "chat")
 
-    def _run_of(self, view: SessionView, transcript: Transcript) -> Run:
+    def _run_of(self, view: SessionView, events: list[Event], clock: asyncio.Timeout) -> Run:
+        settings, pen = self.context.settings, self.writer.pen
+        earlier = Earlier.of(events, pen.generation, view.answer)
         return Run(
-            session_id=self.writer.pen.sid,
-            generation=self.writer.pen.generation,
+            session_id=pen.sid,
+            generation=pen.generation,
             attempt=self.attempt,
             model=view.model,
             options=from_json(view.options) if view.options else {},
-            transcript=transcript,
+            transcript=fold(events),
             writer=self.writer,
             providers=self.context.providers,
+            questions=Questions(self.context.log, self.writer, self.holding, clock, earlier),
+            limits=Limits(settings.question_timeout_s, settings.tool_timeout_s, settings.tool_rounds),
         )
 
     async def _stop(self, working: asyncio.Task[End]) -> End:

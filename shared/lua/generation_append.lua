@@ -20,7 +20,10 @@ if from <= #ARGV then
   for i = from, #ARGV, 2 do
     local type = ARGV[i]
     if type == 'question' then
-      changes = { 'last', last, 'state', 'waiting', 'question', cjson.decode(ARGV[i + 1]).id, 'answer', '', 'since', integer(now) }
+      local question = cjson.decode(ARGV[i + 1])
+      local expires = question.expires_at and question.expires_at ~= cjson.null and integer(question.expires_at) or ''
+      changes = { 'last', last, 'state', 'waiting', 'question', question.id, 'question_expires_at', expires,
+        'answer', '', 'since', integer(now) }
     elseif type == 'answer' then
       changes = { 'last', last, 'state', 'running', 'question', '', 'answer', '', 'since', integer(now) }
     elseif ENDS[type] then

@@ -1,4 +1,4 @@
--- A verdict on a generation whose worker is gone.
+-- A verdict on a generation whose worker is gone. An answer that was accepted stays, for the next attempt to use.
 -- ARGV: the epoch that was judged, max crashes, minimum age ms, jump, data of generation.failed, data of
 --       generation.cancelled, retention ms, tombstone ms
 -- Returns QUEUED epoch generation | ENDED id generation | NO state | UNKNOWN
@@ -19,6 +19,6 @@ if type then
   local id = end_by_decree(now, jump, type, data, tonumber(ARGV[7]), tonumber(ARGV[8]))
   return { 'ENDED', id, get('generation') }
 end
-redis.call('HSET', SESSION, 'state', 'queued', 'token', '', 'worker', '', 'question', '', 'answer', '',
+redis.call('HSET', SESSION, 'state', 'queued', 'token', '', 'worker', '', 'question', '',
   'crashes', crashes, 'since', integer(now))
 return { 'QUEUED', judged, get('generation') }

@@ -1,4 +1,5 @@
--- The pen-holder gives a generation back, to be run by another worker. Counts as no crash.
+-- The pen-holder gives a generation back, to be run by another worker. Counts as no crash; an answer that was
+-- accepted stays, for the next attempt to use.
 -- ARGV: token
 -- Returns QUEUED epoch generation | STOP (somebody asked to stop: the holder writes the end itself) | ENDED state |
 --         FENCED epoch | GONE
@@ -8,6 +9,6 @@ if token == '' or get('token') ~= token then return { 'FENCED', get('epoch') } e
 local state, generation = get('state'), get('generation')
 if not LIVE[state] then return { 'ENDED', state } end
 if get('stop') == generation then return { 'STOP' } end
-redis.call('HSET', SESSION, 'state', 'queued', 'token', '', 'worker', '', 'question', '', 'answer', '',
+redis.call('HSET', SESSION, 'state', 'queued', 'token', '', 'worker', '', 'question', '',
   'since', integer(now_ms()))
 return { 'QUEUED', get('epoch'), generation }

@@ -4,6 +4,8 @@
 local nonce, question, answer = ARGV[1], ARGV[2], ARGV[3]
 if not known() then return { 'UNKNOWN' } end
 if get('state') ~= 'waiting' or get('question') ~= question then return { 'GONE' } end
+local expires = tonumber(get('question_expires_at'))
+if expires and now_ms() > expires then return { 'GONE' } end
 local given = get('answer')
 if given ~= '' and cjson.decode(given).nonce ~= nonce then return { 'GONE' } end
 if given == '' then redis.call('HSET', SESSION, 'answer', answer) end

@@ -67,7 +67,7 @@ class Model:
         return verb(sent.argv, _Epoch(clock, opened))
 
     def trim(self, keep: int) -> None:
-        self.log = self.log[len(self.log) - keep :] if keep else []
+        self.log = self.log[-keep:] if keep else []
 
     def expire(self) -> None:
         self.log, self.log_exists = [], False

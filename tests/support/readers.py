@@ -77,8 +77,16 @@ class Client:
         await self._news.wait()
 
     async def leave(self) -> None:
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await cancelled(self._task)
+
+
+async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel until they are over: `wait_for` of Python 3.11, which redis-py uses, may swallow a cancellation."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.05)
 
 
 @contextlib.asynccontextmanager

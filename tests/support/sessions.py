@@ -91,18 +91,19 @@ class Snapshot:
 
     redis: Any
     sid: str
-    dumps: tuple[tuple[str, bytes | None], ...]
+    dumps: tuple[tuple[str, int, bytes | None], ...]
+    """Key, ms it had left to live, and what was in it."""
 
     @classmethod
     async def of(cls, redis: Any, sid: str = SID) -> "Snapshot":
         names = (keys.events(sid), keys.session(sid))
-        return cls(redis, sid, tuple([(name, await redis.dump(name)) for name in names]))
+        return cls(redis, sid, tuple([(n, max(await redis.pttl(n), 0), await redis.dump(n)) for n in names]))
 
     async def restore(self) -> None:
-        for name, dump in self.dumps:
+        for name, ttl, dump in self.dumps:
             await self.redis.delete(name)
             if dump is not None:
-                await self.redis.restore(name, 0, dump)
+                await self.redis.restore(name, ttl, dump)
 
 
 async def field(redis: Any, name: str, sid: str = SID) -> str:

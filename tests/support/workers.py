@@ -9,6 +9,7 @@ from shared import keys
 from shared.ids import new_token
 from shared.log import Log
 from shared.settings import Settings
+from tests.support.readers import cancelled
 from tests.support.sessions import SID
 from worker import pipelines
 from worker.context import WorkerContext
@@ -54,8 +55,13 @@ def writer_of(log: Log, pen: Pen) -> tuple[Writer, Heard]:
 
 
 async def within(work: Any, seconds: float = 10.0) -> Any:
-    async with asyncio.timeout(seconds):
-        return await work
+    """The result, in time. Raises TimeoutError, also where the work swallows its cancellation."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        await cancelled(task)
+        raise TimeoutError
+    return await task
 
 
 async def job_ids(redis: Any) -> list[str]:

@@ -6,5 +6,4 @@ from worker.pipelines.run import Run
 
 @pipeline("chat")
 async def chat(run: Run) -> None:
-    async for part in run.model():
-        await run.emit(part)
+    await run.answer()

@@ -2,13 +2,26 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from shared.events import EventType
 from shared.transcript import Message, Transcript, Usage
+from worker.pipelines import answering
+from worker.pipelines.questions import Questions
+from worker.pipelines.tools import Toolbox, ToolFunction
 from worker.providers import base
 from worker.providers.registry import Providers
 from worker.writer import Writer
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds a pipeline may narrow per call."""
+
+    question_s: float
+    tool_s: float
+    tool_rounds: int
 
 
 class Run:
@@ -29,6 +42,8 @@ class Run:
         transcript: Transcript,
         writer: Writer,
         providers: Providers,
+        questions: Questions,
+        limits: Limits,
     ) -> None:
         self.session_id = session_id
         self.generation = generation
@@ -42,6 +57,8 @@ class Run:
         """Of all model calls so far."""
         self._writer = writer
         self._providers = providers
+        self._questions = questions
+        self._limits = limits
 
     @property
     def input(self) -> str:
@@ -68,14 +85,14 @@ class Run:
     ) -> None:
         """Say what is going on. The same `step` again replaces the line; `progress` is 0 to 1."""
         data = {"text": text, "step": step or text, "state": state, "progress": progress}
-        await self._event(EventType.STATUS, {name: value for name, value in data.items() if value is not None})
+        await self.event(EventType.STATUS, {name: value for name, value in data.items() if value is not None})
 
     async def source(self, title: str, url: str | None = None) -> None:
-        await self._event(EventType.SOURCE, {"title": title, "url": url})
+        await self.event(EventType.SOURCE, {"title": title, "url": url})
 
     async def data(self, name: str, value: Any) -> None:
         """A payload of the pipeline's own; anything JSON can say."""
-        await self._event(EventType.DATA, {"name": name, "value": value})
+        await self.event(EventType.DATA, {"name": name, "value": value})
 
     async def emit(self, part: base.Part) -> None:
         """Say what a model said."""
@@ -85,13 +102,38 @@ class Run:
             case base.Reasoning(text):
                 await self.reasoning(text)
             case base.ToolCall(id=call, name=name, arguments=arguments):
-                await self._event(EventType.TOOL_CALL, {"id": call, "name": name, "arguments": arguments})
+                await self.event(EventType.TOOL_CALL, {"id": call, "name": name, "arguments": arguments})
             case base.Usage() as usage:
                 await self._usage(usage)
             case base.Finish(reason):
                 self.finish_reason = reason
 
+    # -- asking the user
+
+    async def ask(self, text: str, *, choices: Sequence[str] | None = None, timeout_s: float | None = None) -> str:
+        """Ask the user and wait for the answer; the first one counts. Waiting costs nothing of the generation's time.
+
+        Survives everything: a client that reloads sees the question again, and when the worker is lost, the next
+        attempt is given the answer that was given before. Raises QuestionExpired.
+        """
+        return await self._questions.ask(text, choices, self._limits.question_s if timeout_s is None else timeout_s)
+
     # -- models
+
+    async def answer(
+        self,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        tools: Sequence[ToolFunction] = (),
+        max_rounds: int | None = None,
+        tool_timeout_s: float | None = None,
+    ) -> str:
+        """Let the model answer, and say all of it; gives the text. With `tools`, Python functions with type hints, it may
+        call them: calls and results become events, and the model goes on. Raises ProviderError, TooManyRounds.
+        """
+        toolbox = Toolbox(tools, tool_timeout_s or self._limits.tool_s)
+        conversation = self.messages if messages is None else messages
+        return await answering.answer(self, conversation, toolbox, max_rounds or self._limits.tool_rounds)
 
     async def model(
         self,
@@ -99,6 +141,7 @@ class Run:
         *,
         model: str | None = None,
         options: Mapping[str, Any] | None = None,
+        tools: Sequence[base.ToolSpec] = (),
     ) -> AsyncGenerator[base.Part, None]:
         """Ask a model; yields its parts as they come, and says none of them: `emit` does.
 
@@ -108,23 +151,24 @@ class Run:
         request = base.ModelRequest(
             model=name,
             messages=[dict(message) for message in (self.messages if messages is None else messages)],
-            tools=[],
+            tools=list(tools),
             options=dict(self.options if options is None else options),
         )
         async with aclosing(provider.stream(request)) as parts:
             async for part in parts:
                 yield part
 
-    # -- inside
-
-    async def _event(self, type_: EventType, data: Mapping[str, Any]) -> None:
+    async def event(self, type_: EventType, data: Mapping[str, Any]) -> None:
+        """Say an event that is no delta; the verbs above are nicer."""
         self._writer.event(type_, data)
         await self._writer.room()
+
+    # -- inside
 
     async def _usage(self, usage: base.Usage) -> None:
         said = Usage(**{name: getattr(usage, name) for name in Usage.model_fields})
         self.usage = self.usage.plus(said)
-        await self._event(EventType.USAGE, said.model_dump())
+        await self.event(EventType.USAGE, said.model_dump())
 
 
 def _for_model(message: Message) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""The tool loop: the model speaks, calls tools, hears their results, and goes on."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shared.events import EventType
+from worker.pipelines.tools import Toolbox
+from worker.providers.base import Text, ToolCall
+
+if TYPE_CHECKING:
+    from worker.pipelines.run import Run
+
+
+class TooManyRounds(Exception):
+    """The model went on calling tools."""
+
+
+async def answer(run: "Run", messages: Sequence[Mapping[str, Any]], toolbox: Toolbox, max_rounds: int) -> str:
+    """Say what the model says until it calls no more tools; gives the text of all rounds.
+
+    Raises TooManyRounds, and whatever `run.model` raises.
+    """
+    conversation = [dict(message) for message in messages]
+    said: list[str] = []
+    for _ in range(max_rounds):
+        text, calls = await _round(run, conversation, toolbox, said)
+        if text:
+            said.append(text)
+        if not calls:
+            return "\n\n".join(said)
+        conversation.append({"role": "assistant", "content": text, "tool_calls": [_as_dict(call) for call in calls]})
+        conversation += await asyncio.gather(*(_call(run, toolbox, call) for call in calls))
+    raise TooManyRounds(f"the model still called tools after {max_rounds} rounds")
+
+
+async def _round(
+    run: "Run", conversation: list[dict[str, Any]], toolbox: Toolbox, said: list[str]
+) -> tuple[str, list[ToolCall]]:
+    text: list[str] = []
+    calls: list[ToolCall] = []
+    async for part in run.model(conversation, tools=toolbox.specs):
+        if isinstance(part, Text):
+            if said and not text:
+                await run.text("\n\n")  # what was said before the tools is a paragraph of its own
+            text.append(part.text)
+        elif isinstance(part, ToolCall):
+            calls.append(part)
+        await run.emit(part)
+    return "".join(text), calls
+
+
+async def _call(run: "Run", toolbox: Toolbox, call: ToolCall) -> dict[str, Any]:
+    """Calls of one round run side by side; each result becomes an event as soon as it is there."""
+    outcome = await toolbox.call(call)
+    await run.event(EventType.TOOL_RESULT, outcome.event(call))
+    return outcome.message(call)
+
+
+def _as_dict(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}
