@@ -100,9 +100,8 @@ class Commands:
     async def _expect(self, sid: str) -> None:
         """The indexes come before the session: a crash in between leaves an entry too many, never a lost session."""
         settings, now = self._node.settings, now_ms()
-        await self._node.directory.expect_live(sid, now)
         forget_ms = int((settings.retention_s + settings.tombstone_s) * 1000) + FORGET_MARGIN_MS
-        await self._node.directory.touch_owned(self._caller, sid, now, forget_ms)
+        await self._node.directory.expect(self._caller, sid, now, forget_ms)
 
     async def _queue(self, sid: str, opened: Opened) -> None:
         """A job that does not reach the queue is found by a reaper: the caller's message is safe in the log."""

@@ -30,6 +30,8 @@ STATUS: dict[type[errors.HoldfastError], int] = {
     errors.RedisUnavailable: 503,
     errors.HoldfastError: 500,
 }
+_UNREADABLE = "There was an error parsing the body"
+"""FastAPI's words for a body that is no UTF-8, or that cannot be parsed at all."""
 _NAMES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -58,11 +60,18 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody} for status in statuses}
 
 
+def documented_as_json(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same, for a route whose own content is something else."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}}
+    return {status: {"description": "The error", "content": content} for status in statuses}
+
+
 def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.HoldfastError, _on_holdfast)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RedisError, _on_redis)
+    app.add_exception_handler(Exception, _on_bug)
 
 
 async def _on_holdfast(_: Request, error: Exception) -> JSONResponse:
@@ -75,13 +84,13 @@ async def _on_validation(_: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return JSONResponse(error_body("invalid_json", "the body is not valid JSON"), 400)
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in first["loc"]).encode(errors="replace").decode()
     return JSONResponse(error_body("invalid_request", f"{place}: {first['msg']}"), 422)
 
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = _NAMES.get(error.status_code, "http_error")
+    code = "invalid_json" if error.detail == _UNREADABLE else _NAMES.get(error.status_code, "http_error")
     return JSONResponse(error_body(code, str(error.detail)), error.status_code, error.headers)
 
 
@@ -90,3 +99,8 @@ async def _on_redis(_: Request, error: Exception) -> JSONResponse:
     response = error_response(errors.RedisUnavailable())
     response.headers["retry-after"] = "1"
     return response
+
+
+async def _on_bug(_: Request, error: Exception) -> JSONResponse:
+    """Logged by the server; the caller learns nothing of our inside."""
+    return JSONResponse(error_body("internal", "the node failed"), 500)

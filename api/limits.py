@@ -1,15 +1,12 @@
 """Limits on what a client may send."""
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_body
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-
-
-class BodyTooLarge(Exception):
-    pass
 
 
 class LimitBody:
@@ -25,7 +22,13 @@ class LimitBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _WITH_BODY:
             await self._app(scope, receive, send)
-            return
+        elif _declared(scope) > self._max_bytes:
+            # The connection stays open: closing it over an unread body would reset it, and the answer with it.
+            await JSONResponse(error_body("body_too_large", self._words), 413)(scope, receive, send)
+        else:
+            await self._app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Receive:
         seen = 0
 
         async def counted() -> Message:
@@ -33,16 +36,14 @@ class LimitBody:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
-                raise BodyTooLarge
+                raise HTTPException(413, self._words)  # an HTTPException passes through FastAPI's reading of bodies
             return message
 
-        try:
-            if _declared(scope) > self._max_bytes:
-                raise BodyTooLarge
-            await self._app(scope, counted, send)
-        except BodyTooLarge:
-            body = error_body("body_too_large", f"the body is larger than {self._max_bytes} bytes")
-            await JSONResponse(body, 413, {"connection": "close"})(scope, receive, send)
+        return counted
+
+    @property
+    def _words(self) -> str:
+        return f"the body is larger than {self._max_bytes} bytes"
 
 
 def _declared(scope: Scope) -> int:

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from api import errors, health, page, sessions, stream
 from api.limits import LimitBody
 from api.node import open_node
-from shared.loop import loop_factory
+from shared.loop import loop_factory, settle_memory
 from shared.settings import Settings
 from shared.telemetry import configure, get_logger
 
@@ -79,6 +79,8 @@ def main() -> None:
         http="httptools",
         timeout_graceful_shutdown=int(settings.drain_s) + 3,
         server_header=False,
+        timeout_keep_alive=75,  # longer than the idle time of common proxies: they must be the ones to close
     )
+    settle_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(Server(config, app).serve())

@@ -2,15 +2,27 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from shared.events import State
 from shared.transcript import Message, Usage
 
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="1 to 64 letters, digits, `_`, `-`")]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _storable(options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        stored: dict[str, Any] = from_json(to_json(options, inf_nan_mode="null"))
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise ValueError("cannot be stored: too deep, or no valid Unicode") from error
+    return stored
+
+
 Options = Annotated[
     dict[str, Any],
+    AfterValidator(_storable),
     Field(
         max_length=50,
         description="For the model: `temperature`, `max_tokens`, …; for `demo/…`: `tokens`, `rate` (tokens/s), `seed`",

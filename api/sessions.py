@@ -34,7 +34,7 @@ async def create_session(
 ) -> schemas.SessionOpened:
     """Start a session with its first generation. It runs whether anybody listens or not."""
     sid, opened = await Commands(node, caller).create(body, key)
-    return _opened(sid, opened)
+    return await _opened(node, sid, opened)
 
 
 @router.post("/{sid}/messages", status_code=201, responses=documented(400, 404, 410, 413, 422, 503))
@@ -42,7 +42,7 @@ async def next_message(
     node: TheNode, caller: Caller, sid: Sid, body: schemas.NextMessage, key: Key = None
 ) -> schemas.SessionOpened:
     """The next turn. 422 `generation_running` while one runs."""
-    return _opened(sid, await Commands(node, caller).message(sid, body, key))
+    return await _opened(node, sid, await Commands(node, caller).message(sid, body, key))
 
 
 @router.get("/{sid}", responses=documented(404, 422, 503))
@@ -73,7 +73,7 @@ async def sessions(
     return schemas.SessionList(sessions=[summary(sid, view) for sid, view in found], next_cursor=next_cursor)
 
 
-@router.post("/{sid}/stop", responses=documented(404, 422, 503))
+@router.post("/{sid}/stop", responses=documented(400, 404, 413, 422, 503))
 async def stop(
     node: TheNode, caller: Caller, sid: Sid, body: Annotated[schemas.StopRequest | None, Body()] = None
 ) -> schemas.Stopped:
@@ -86,7 +86,7 @@ async def stop(
     return await _stopped(node, commands, sid)
 
 
-@router.post("/{sid}/answer", status_code=202, responses=documented(404, 410, 413, 422, 503))
+@router.post("/{sid}/answer", status_code=202, responses=documented(400, 404, 410, 413, 422, 503))
 async def answer(
     node: TheNode, caller: Caller, sid: Sid, body: schemas.AnswerRequest, key: Key = None
 ) -> schemas.Accepted:
@@ -121,11 +121,13 @@ def summary(sid: str, view: SessionView) -> schemas.SessionSummary:
     )
 
 
-def _opened(sid: str, opened: Opened) -> schemas.SessionOpened:
+async def _opened(node: Node, sid: str, opened: Opened) -> schemas.SessionOpened:
+    """A repeated request is answered with the id of then, and the state of now."""
+    view = None if opened.fresh else await node.log.view(sid)
     return schemas.SessionOpened(
         id=sid,
         generation=opened.generation,
-        state=State.QUEUED,
+        state=view.state if view else State.QUEUED,
         last_event_id=str(opened.last),
         events_url=f"/v1/sessions/{sid}/events",
     )

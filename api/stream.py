@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
@@ -12,23 +12,33 @@ from starlette.types import Receive, Scope, Send
 from api import schemas
 from api.delivery import Cut, Delivery, End, KeepAlive, Nothing, Output, Refused
 from api.dialects import native
-from api.errors import documented, error_response
+from api.errors import documented_as_json, error_response
 from api.node import Caller, TheNode
 from shared.ids import START, EventId
 
 router = APIRouter(tags=["events"])
 
-_STREAM = {
+_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events from the cursor on. Ends after the terminal, unless `follow`.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "itemSchema": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string"},
+                        "event": {"type": "string"},
+                        "data": {"type": "string"},
+                        "retry": {"type": "integer"},
+                    },
+                    "required": ["data"],
+                },
                 "example": 'id: 1795337152950-2\nevent: text.delta\ndata: {"text":"Hello"}\n\n',
             }
         },
     },
     204: {"description": "The session is finished and the cursor is at its end: an EventSource stops for good."},
+    **documented_as_json(400, 404, 410, 422),
 }
 
 
@@ -102,7 +112,8 @@ async def _until_disconnect(receive: Receive) -> None:
 @router.get(
     "/v1/sessions/{sid}/events",
     response_class=EventStream,
-    responses={**_STREAM, **documented(400, 404, 410, 422)},  # type: ignore[dict-item]
+    status_code=200,
+    responses=_STREAM,
 )
 async def events(
     node: TheNode,
@@ -118,7 +129,7 @@ async def events(
     `caught_up` (no id) says that the replay is over. `gap` says that the log no longer has what follows the cursor; it
     bears an id, and the transcript so far.
     """
-    position = last_event_id or after
-    cursor = EventId.parse(position) if position else START
+    position = after if last_event_id is None else last_event_id
+    cursor = START if position is None else EventId.parse(position)
     delivery = Delivery(node.hub, sid, caller, cursor, follow=follow, merge=merge)
     return EventStream(delivery.outputs(), node.settings.retry_ms)

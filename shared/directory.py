@@ -24,9 +24,16 @@ class Directory:
 
     # -- live sessions
 
-    async def expect_live(self, sid: str, now_ms: int) -> None:
-        """Say that a session is about to have a live generation. Before it has: a crash in between loses nothing."""
-        await self._redis.zadd(keys.LIVE_INDEX, {sid: now_ms})
+    async def expect(self, principal: str, sid: str, now_ms: int, forget_ms: int) -> None:
+        """Say that a session is about to have a live generation, before it has: a crash in between loses nothing.
+
+        Puts it on top of its principal's list, and drops from that what was not touched for `forget_ms`.
+        """
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(keys.LIVE_INDEX, {sid: now_ms})
+            pipe.zadd(keys.owned(principal), {sid: now_ms})
+            pipe.zremrangebyscore(keys.owned(principal), "-inf", now_ms - forget_ms)
+            await pipe.execute()
 
     async def restore_live(self, sids: Sequence[str], now_ms: int) -> None:
         """Put back what is seen to be live; a failover may have lost it."""
@@ -42,13 +49,6 @@ class Directory:
         await self._redis.eval(_REMOVE_UNCHANGED, 1, keys.LIVE_INDEX, sid, judged_score)
 
     # -- a principal's sessions
-
-    async def touch_owned(self, principal: str, sid: str, now_ms: int, forget_ms: int) -> None:
-        """Put a session on top of its principal's list, and drop from it what was not touched for `forget_ms`."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.owned(principal), {sid: now_ms})
-            pipe.zremrangebyscore(keys.owned(principal), "-inf", now_ms - forget_ms)
-            await pipe.execute()
 
     async def owned(self, principal: str, top_ms: int | None, skip: int, limit: int) -> list[tuple[str, int]]:
         """Newest first: (session id, ms of its newest turn), from `top_ms` downwards, without the first `skip`."""

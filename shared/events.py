@@ -152,5 +152,5 @@ def merged(events: list[Event]) -> list[Event]:
 def _joined(run: list[Event]) -> Event:
     if len(run) == 1:
         return run[0]
-    text = "".join(event.value["text"] for event in run)
+    text = "".join([from_json(event.data)["text"] for event in run])  # not .value: nobody asks these again
     return Event(run[-1].id, run[-1].type, encode({"text": text}), run[-1].at)

@@ -1,17 +1,18 @@
-"""The way into the job queue: an arq job per attempt, and a wake-up for a worker that waits."""
+"""The way into the job queue: an arq job per attempt."""
 
+import time
 from typing import Any
 
 from arq.connections import ArqRedis
-from arq.constants import in_progress_key_prefix
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
 from pydantic_core import from_json, to_json
 
 from shared import keys
 from shared.redis import blocking_pool
 
 FUNCTION = "generate"
-WAKE_CAP = 1000
-"""Wake-ups kept for workers that are busy; one that is lost costs the queue's polling interval."""
+JOB_TTL_MS = 86_400_000
 CONNECTIONS = 2
 
 
@@ -46,28 +47,18 @@ class JobQueue:
         return self._arq
 
     async def enqueue(self, sid: str, generation: str, epoch: int) -> None:
-        """Queue one attempt. The epoch in its id keeps it apart from earlier and later attempts; twice is once."""
-        await self._arq.enqueue_job(FUNCTION, sid, generation, _job_id=_job_id(sid, epoch))
-        await self._wake()
+        """Queue one attempt, in arq's own form and in one round trip.
 
-    async def enqueue_again(self, sid: str, generation: str, epoch: int) -> None:
-        """Queue an attempt that seems lost.
-
-        Its job may hang on the mark of a worker that died between taking the job and claiming the generation; the
-        claim decides who runs it, so taking the mark away is safe.
+        The epoch in its id keeps it apart from earlier and later attempts; twice is once. arq's own enqueue_job
+        would refuse a job whose worker died between taking it and claiming the generation.
         """
-        await self._arq.delete(in_progress_key_prefix + _job_id(sid, epoch))
-        await self.enqueue(sid, generation, epoch)
-
-    async def _wake(self) -> None:
-        async with self._arq.pipeline(transaction=False) as pipe:
-            pipe.lpush(keys.WAKE, 1)
-            pipe.ltrim(keys.WAKE, 0, WAKE_CAP - 1)
+        now_ms = time.time_ns() // 1_000_000
+        job_id = f"{sid}:{epoch}"
+        job = serialize_job(FUNCTION, (sid, generation), {}, None, now_ms, serializer=serialize)
+        async with self._arq.pipeline(transaction=True) as pipe:
+            pipe.psetex(job_key_prefix + job_id, JOB_TTL_MS, job)
+            pipe.zadd(keys.QUEUE, {job_id: now_ms})
             await pipe.execute()
 
     async def aclose(self) -> None:
         await self._arq.aclose(close_connection_pool=True)
-
-
-def _job_id(sid: str, epoch: int) -> str:
-    return f"{sid}:{epoch}"

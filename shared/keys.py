@@ -44,6 +44,4 @@ def control(worker_id: str) -> str:
 
 WORKERS = f"{PREFIX}:worker:*"
 QUEUE = f"{PREFIX}:queue"
-"""Sorted set of arq's job ids."""
-WAKE = f"{PREFIX}:queue:wake"
-"""List a waiting worker blocks on: one element per queued job, capped."""
+"""Sorted set of arq's job ids: what no worker has taken yet. Waiting workers block on it."""

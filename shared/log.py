@@ -18,7 +18,7 @@ from shared.errors import (
     SessionNotFound,
 )
 from shared.events import LIVE, Event, State, encode
-from shared.ids import EventId, epoch_jump
+from shared.ids import START, EventId, epoch_jump
 from shared.views import FIELDS, SessionView
 
 
@@ -242,6 +242,11 @@ class Log:
             return view, None, None
         return view, _event(*newest[0]), EventId.parse(oldest[0][0].decode())
 
+    async def whole(self, sid: str, page: int = 1000) -> tuple[SessionView | None, list[Event]]:
+        """The session, and the whole log as it is kept; in one round trip where it fits into a page."""
+        view, found = await self.read(sid, START, page)
+        return view, found if len(found) < page else await self.events(sid)
+
     async def events(self, sid: str, until: EventId | None = None, page: int = 1000) -> list[Event]:
         """The whole log as it is kept, up to `until`; read in pages."""
         found: list[Event] = []
@@ -273,7 +278,8 @@ def _flat(fields: Mapping[str, str]) -> list[str]:
 
 
 def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    return Event(EventId.parse(entry_id.decode()), fields[b"type"].decode(), fields[b"data"], int(fields.get(b"at", 0)))
+    epoch, _, seq = entry_id.partition(b"-")
+    return Event(EventId(int(epoch), int(seq)), fields[b"type"].decode(), fields[b"data"], int(fields.get(b"at", 0)))
 
 
 def _opened(sid: str, reply: list[Any]) -> Opened:

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from shared import jobs, keys
 from shared.directory import Directory
 from shared.log import Log
-from shared.loop import loop_factory
+from shared.loop import loop_factory, settle_memory
 from shared.redis import connect
 from shared.settings import Settings
 from shared.subscriber import Subscriber
@@ -142,5 +142,6 @@ async def _main(settings: Settings) -> None:
 def main() -> None:
     settings = Settings()
     configure(settings.log_level, settings.log_format)
+    settle_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_main(settings))

@@ -1,4 +1,4 @@
-"""arq, woken: a worker that has room blocks on a list and starts a job the moment it is queued."""
+"""arq, woken: a worker that has room blocks on the queue and starts a job the moment it is there."""
 
 import asyncio
 from typing import Any
@@ -15,8 +15,8 @@ from worker.run import run_generation
 
 _log = get_logger(__name__)
 
-POLL_S = 0.5
-"""arq's own polling stays, as the remedy for a lost wake-up."""
+WAIT_S = 1.0
+"""Longest wait for a job in one go. Below the timeout of the connection's reads."""
 REDIS_AWAY_S = 0.25
 CONNECTIONS = 8
 LONGEST_S = 7 * 86_400
@@ -24,24 +24,47 @@ LONGEST_S = 7 * 86_400
 
 
 class WakingWorker(Worker):
-    """An arq worker that waits for a wake-up instead of sleeping, and outlives an outage of its Redis."""
+    """An arq worker that blocks on the queue instead of polling it, and outlives an outage of its Redis.
+
+    arq leaves a job in the queue until it is done, and walks past all running ones at each poll. Here a job leaves the
+    queue when it is taken. If its worker dies before it claims the generation, a reaper queues it again; after that the
+    log, not the queue, knows who runs it.
+    """
 
     async def main(self) -> None:
         """Runs until cancelled. Overrides arq's polling loop."""
         while True:
+            await self.sem.acquire()
             try:
-                await self._poll_iteration()
-                await self._wait()
+                taken = await self._take()
             except RedisError as error:
                 _log.warning("queue unreachable", error=str(error))
                 await asyncio.sleep(REDIS_AWAY_S)
+                taken = False
+            finally:
+                self._forget_done()
+            if not taken:
+                self.sem.release()
 
-    async def _wait(self) -> None:
-        if self.allow_pick_jobs and self.job_counter < self.max_jobs:
-            pool: Any = self.pool
-            await pool.execute_command("BLPOP", keys.WAKE, POLL_S)  # blpop() takes whole seconds only
-        else:
-            await asyncio.sleep(POLL_S / 10)
+    async def _take(self) -> bool:
+        """Wait a while for a job; True if one was started. It then releases the semaphore when it is over."""
+        pool: Any = self.pool
+        found = await pool.execute_command("BZPOPMIN", keys.QUEUE, WAIT_S)
+        if found is None:
+            return False
+        _, job_id, score = found
+        self.job_counter += 1
+        task = self.loop.create_task(self.run_job(job_id.decode(), int(float(score))))
+        task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
+        self.tasks[job_id.decode()] = task
+        return True
+
+    def _forget_done(self) -> None:
+        for job_id, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[job_id]
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    _log.warning("a job could not be run or put away", job=job_id, error=repr(error))
 
 
 def build_worker(context: WorkerContext, pool: ArqRedis) -> WakingWorker:
@@ -56,7 +79,7 @@ def build_worker(context: WorkerContext, pool: ArqRedis) -> WakingWorker:
         queue_name=keys.QUEUE,
         redis_pool=pool,
         handle_signals=False,
-        max_jobs=settings.worker_jobs,
+        max_jobs=settings.worker_jobs - 1,  # arq's semaphore has one more
         job_timeout=LONGEST_S,
         keep_result=0,
         retry_jobs=False,  # the log decides about attempts: a retry of arq's would be a second generation

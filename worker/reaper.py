@@ -69,7 +69,7 @@ class Reaper:
         if waited_ms > self._settings.queue_timeout_s * 1000:
             await self._context.log.abandon(sid, view.epoch, int(self._settings.queue_timeout_s * 1000))
         elif waited_ms > self._settings.requeue_after_s * 1000 and self._may_requeue(sid):
-            await self._context.queue.enqueue_again(sid, view.generation, view.epoch)
+            await self._context.queue.enqueue(sid, view.generation, view.epoch)
             _log.info("queued again", session=sid, generation=view.generation, waited_ms=waited_ms)
 
     def _may_requeue(self, sid: str) -> bool:

@@ -149,11 +149,11 @@ class _Job:
             return _failed("internal", "the pipeline failed", retryable=True)
 
     async def _prepare(self, clock: asyncio.Timeout) -> "_Started":
-        view, events = None, []
+        view: SessionView | None = None
+        events: list[Event] = []
         while view is None:
             try:
-                events = await self.context.log.events(self.writer.pen.sid)
-                view = await self.context.log.view(self.writer.pen.sid)
+                view, events = await self.context.log.whole(self.writer.pen.sid)
             except RedisError as error:
                 _log.warning("transcript could not be read; trying again", error=str(error))
                 await asyncio.sleep(0.2)

@@ -12,7 +12,7 @@ if state ~= '' then
   elseif get('body:' .. nonce) ~= body then
     return { 'OTHER_BODY' }
   else
-    return { 'OK', seen, last_id(), 0 }
+    return { 'OK', seen, get('at:' .. nonce), 0 }
   end
 end
 local now = now_ms()
@@ -25,6 +25,6 @@ end
 local _, last = open_epoch(now, '', jump, batch)
 redis.call('HSET', SESSION, 'state', 'queued', 'generation', 'g1', 'attempt', 0, 'crashes', 0, 'worker', '', 'stop', '',
   'question', '', 'answer', '', 'since', integer(now), 'expire_at', '', 'created', integer(now),
-  'idem:' .. nonce, 'g1', 'body:' .. nonce, body, unpack(ARGV, 5 + count))
+  'idem:' .. nonce, 'g1', 'body:' .. nonce, body, 'at:' .. nonce, last, unpack(ARGV, 5 + count))
 keep_for_ever()
 return { 'OK', 'g1', last, 1 }

@@ -35,7 +35,7 @@ class Earlier:
 
     @classmethod
     def of(cls, events: Sequence[Event], generation: str, stored: str) -> "Earlier":
-        """From the log; `stored` is an answer that was accepted when its worker was lost, as the session's hash has it."""
+        """From the log; `stored` is an answer that was accepted as its worker was lost, as the session's hash has it."""
         asked: dict[str, tuple[int, str]] = {}
         answers: dict[tuple[int, str], str] = {}
         count = 0
@@ -81,22 +81,23 @@ class Questions:
             expected = self._holding.expect_answer(question)
             self._writer.event(EventType.QUESTION, _question(question, text, choices, deadline_ms))
             if (given := self._earlier.answers.get(place)) is not None:
-                return self._answered(question, given, "earlier")
+                self._answered(question, given, "earlier")
+                return given
             async with self._clock_stopped():
                 answer = await self._wait(expected, question, deadline_ms)
             if answer is None:
                 self._answered(question, None, "expiry")
                 raise QuestionExpired(f"nobody answered within {timeout_s:g} s: {text}")
-            return self._answered(question, answer["text"], answer["by"])
+            self._answered(question, answer["text"], answer["by"])
+            return answer["text"]
 
-    def _answered(self, question: str, text: str | None, by: str) -> Any:
+    def _answered(self, question: str, text: str | None, by: str) -> None:
         self._writer.event(EventType.ANSWER, {"id": question, "text": text, "by": by})
-        return text
 
     async def _wait(
         self, expected: asyncio.Future[dict[str, str]], question: str, deadline_ms: int
     ) -> dict[str, str] | None:
-        """The answer, or None when the time is over by Redis' clock: until then the log accepts one, which must count."""
+        """The answer, or None when the time is over by Redis' clock: until then the log accepts one, and it counts."""
         left_s = (deadline_ms - _now_ms()) / 1000
         while True:
             done, _ = await asyncio.wait({expected}, timeout=max(left_s, 0))

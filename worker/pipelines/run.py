@@ -128,8 +128,10 @@ class Run:
         max_rounds: int | None = None,
         tool_timeout_s: float | None = None,
     ) -> str:
-        """Let the model answer, and say all of it; gives the text. With `tools`, Python functions with type hints, it may
-        call them: calls and results become events, and the model goes on. Raises ProviderError, TooManyRounds.
+        """Let the model answer, and say all of it; gives the text.
+
+        With `tools`, Python functions with type hints, it may call them: calls and results become events, and the
+        model goes on. Raises ProviderError, TooManyRounds.
         """
         toolbox = Toolbox(tools, tool_timeout_s or self._limits.tool_s)
         conversation = self.messages if messages is None else messages

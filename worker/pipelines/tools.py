@@ -38,7 +38,8 @@ class Tool:
         self.name: str = function.__name__
         self._timeout_s = timeout_s
         self._is_async = inspect.iscoroutinefunction(function)
-        self._adapter: TypeAdapter[Any] = TypeAdapter(function)
+        schema_of: Any = function  # pydantic takes functions too, though its annotations know only types
+        self._adapter: TypeAdapter[Any] = TypeAdapter(schema_of)
         self.spec = ToolSpec(self.name, inspect.getdoc(function) or self.name, self._adapter.json_schema())
 
     async def call(self, arguments: Mapping[str, Any]) -> ToolOutcome:

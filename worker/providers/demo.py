@@ -12,7 +12,7 @@ from worker.providers.base import Code, Finish, ModelRequest, Part, ProviderErro
 from worker.providers.options import checked_messages, invalid
 
 DEFAULT_TOKENS = 120
-MAX_TOKENS = 1_000_000
+MAX_TOKENS = 100_000
 _WORDS = """
 kelp holdfast current tide stream anchor drift reef pen log epoch reader cursor worker session event token
 ocean harbour signal lantern pebble shore and or with under over beyond between a the its their every one no
