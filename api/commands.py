@@ -70,8 +70,9 @@ class Commands:
         return opened
 
     async def stop(self, sid: str, generation: str) -> StopOutcome:
-        await self.view(sid)
-        outcome = await self._node.log.stop(sid, "user", generation)
+        """Without a name: the generation of now. A late duplicate of the request must not hit the next one."""
+        current = (await self.view(sid)).generation
+        outcome = await self._node.log.stop(sid, "user", generation or current)
         if outcome.outcome == "stopping":
             await self._tell(
                 outcome.worker, {"session": sid, "do": "stop", "generation": outcome.generation, "by": "user"}

@@ -55,7 +55,7 @@ class LongContact(Contact):
 
 async def _lost(context: WorkerContext, worker: str = "dead") -> sessions.Held:
     """A generation in the live index that is held by `worker`, who has no lease."""
-    await context.directory.expect_live(SID, 0)
+    await context.directory.restore_live([SID], 0)
     return await sessions.started(context.log, worker=worker)
 
 
@@ -164,7 +164,7 @@ async def test_self_reconcile_hands_back_what_is_not_held(log: Log, redis: Any, 
 async def test_requeue_lost_jobs(log: Log, redis: Any, redis_url: str) -> None:
     """A generation queued for too long without a job gets one; a young one, or one just queued again, does not."""
     async with workers.context(redis_url, requeue_after_s=60.0) as context:
-        await context.directory.expect_live(SID, 0)
+        await context.directory.restore_live([SID], 0)
         opened = await sessions.create(log)
         await Reaper(context, LongContact()).sweep()
         assert await workers.job_ids(redis) == []
@@ -177,7 +177,7 @@ async def test_requeue_lost_jobs(log: Log, redis: Any, redis_url: str) -> None:
 async def test_a_queued_generation_has_a_time_limit(log: Log, redis_url: str) -> None:
     """What no worker takes in time fails, and says so."""
     async with workers.context(redis_url, queue_timeout_s=0.001) as context:
-        await context.directory.expect_live(SID, 0)
+        await context.directory.restore_live([SID], 0)
         await sessions.create(log)
         await asyncio.sleep(0.005)
         await Reaper(context, LongContact()).sweep()
@@ -207,8 +207,8 @@ async def test_index_before_the_session_changes(turn: str, log: Log, redis: Any,
 
 async def test_index_cond_removes_only_what_is_unchanged(directory: Directory) -> None:
     """An entry that was renewed since it was judged stays: its session is about to be live."""
-    await directory.expect_live(SID, 1_000)
-    await directory.expect_live(SID, 2_000)
+    await directory.expect("me", SID, 1_000, 0)
+    await directory.expect("me", SID, 2_000, 0)
     await directory.forget_live(SID, 1_000)
     assert await directory.live() == {SID: 2_000}
     await directory.forget_live(SID, 2_000)
@@ -220,8 +220,8 @@ async def test_index_cond_removes_only_what_is_old(log: Log, redis_url: str) -> 
     now = time.time_ns() // 1_000_000
     async with workers.context(redis_url) as context:
         await sessions.finished(log)
-        await context.directory.expect_live(SID, now)
-        await context.directory.expect_live("old", now - 60_000)
+        await context.directory.restore_live([SID], now)
+        await context.directory.restore_live(["old"], now - 60_000)
         await Reaper(context, LongContact()).sweep()
         assert await context.directory.live() == {SID: now}
 
@@ -309,7 +309,8 @@ async def test_a_finished_job_leaves_nothing_behind(log: Log, redis: Any, redis_
         opened = await sessions.create(log)
         await context.queue.enqueue(SID, "g1", opened.last.epoch)
         worker = build_worker(context, context.queue.arq)
-        await within(worker._poll_iteration())
+        await worker.sem.acquire()
+        assert await within(worker._take())
         await within(asyncio.gather(*worker.tasks.values()))
         assert (await sessions.last(log)).type == sessions.COMPLETED
         left = [key.decode() async for key in redis.scan_iter("arq:*")]

@@ -43,7 +43,8 @@ class Contact:
 
     @property
     def unbroken(self) -> bool:
-        return asyncio.get_running_loop().time() - self._since >= self._grace_s
+        now = asyncio.get_running_loop().time()
+        return now - self._last <= self._silence_s and now - self._since >= self._grace_s
 
 
 async def beat(context: WorkerContext, contact: Contact) -> None:

@@ -7,11 +7,20 @@ local hash = redis.call('HMGET', SESSION, 'state', 'token', 'epoch', 'last', 'st
 local state = hash[1]
 if not state or state == 'deleted' then return { 'GONE' } end
 if token == '' or hash[2] ~= token then return { 'FENCED', hash[3] or '' } end
-local last_epoch, last_seq = split(hash[4] or '0-0')
-if last_epoch ~= epoch then last_seq = 0 end
+if hash[3] ~= epoch then return { 'FENCED', hash[3] } end
+local _, last_seq = split(hash[4])
 if first > last_seq + 1 then return { 'BEHIND', last_seq } end
-local skip = last_seq + 1 - first
-from = from + 2 * skip
+from = from + 2 * (last_seq + 1 - first)
+local question
+for i = from, #ARGV, 2 do
+  if ARGV[i] == 'question' then
+    local read
+    read, question = pcall(cjson.decode, ARGV[i + 1])
+    if not read or type(question) ~= 'table' or type(question.id) ~= 'string' then
+      return redis.error_reply('ERR the data of a question must be JSON with an id')
+    end
+  end
+end
 if from <= #ARGV then
   if not LIVE[state] then return { 'ENDED', state } end
   local now = now_ms()
@@ -20,12 +29,13 @@ if from <= #ARGV then
   for i = from, #ARGV, 2 do
     local type = ARGV[i]
     if type == 'question' then
-      local question = cjson.decode(ARGV[i + 1])
-      local expires = question.expires_at and question.expires_at ~= cjson.null and integer(question.expires_at) or ''
-      changes = { 'last', last, 'state', 'waiting', 'question', question.id, 'question_expires_at', expires,
-        'answer', '', 'since', integer(now) }
+      local expires = tonumber(question.expires_at)
+      state = 'waiting'
+      changes = { 'last', last, 'state', state, 'question', question.id, 'question_expires_at',
+        expires and integer(expires) or '', 'answer', '', 'since', integer(now) }
     elseif type == 'answer' then
-      changes = { 'last', last, 'state', 'running', 'question', '', 'answer', '', 'since', integer(now) }
+      state = 'running' -- the answer itself stays: whoever gave it may repeat that, and is told the same
+      changes = { 'last', last, 'state', state, 'question', '', 'since', integer(now) }
     elseif ENDS[type] then
       state = ENDS[type]
     end
@@ -34,4 +44,4 @@ if from <= #ARGV then
   if not LIVE[state] then close(state, now, tonumber(ARGV[4]), tonumber(ARGV[5])) end
   last_seq = select(2, split(last))
 end
-return { 'OK', last_seq, hash[5] or '', get('answer') }
+return { 'OK', last_seq, hash[5] or '', state == 'waiting' and get('answer') or '' }

@@ -69,7 +69,7 @@ end
 
 -- The state after a terminal. The token stays, so that a repeat of the last append is answered OK.
 local function close(state, now, retention, tombstone)
-  redis.call('HSET', SESSION, 'state', state, 'worker', '', 'question', '', 'answer', '',
+  redis.call('HSET', SESSION, 'state', state, 'worker', '', 'question', '',
     'since', integer(now), 'expire_at', integer(now + retention))
   redis.call('PEXPIRE', EVENTS, integer(retention))
   redis.call('PEXPIRE', SESSION, integer(retention + tombstone))

@@ -3,10 +3,13 @@
 -- Returns OK worker | GONE | UNKNOWN
 local nonce, question, answer = ARGV[1], ARGV[2], ARGV[3]
 if not known() then return { 'UNKNOWN' } end
-if get('state') ~= 'waiting' or get('question') ~= question then return { 'GONE' } end
+local given = get('answer')
+if given ~= '' then
+  local stored = cjson.decode(given)
+  if stored.nonce == nonce and stored.question == question then return { 'OK', get('worker') } end
+end
+if get('state') ~= 'waiting' or get('question') ~= question or given ~= '' then return { 'GONE' } end
 local expires = tonumber(get('question_expires_at'))
 if expires and now_ms() > expires then return { 'GONE' } end
-local given = get('answer')
-if given ~= '' and cjson.decode(given).nonce ~= nonce then return { 'GONE' } end
-if given == '' then redis.call('HSET', SESSION, 'answer', answer) end
+redis.call('HSET', SESSION, 'answer', answer)
 return { 'OK', get('worker') }

@@ -16,7 +16,7 @@ if state ~= '' then
   end
 end
 local now = now_ms()
-redis.call('DEL', EVENTS)
+if redis.call('EXISTS', EVENTS) == 1 then redis.call('DEL', EVENTS) end -- a stray log; else XADD is the first write
 local batch = {}
 for i = 1, count do
   batch[#batch + 1] = 'message'

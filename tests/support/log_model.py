@@ -42,8 +42,8 @@ class Model:
     question: str = ""
     answer: str = ""
     model: str = ""
-    nonces: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Nonce → generation, hash of the body."""
+    nonces: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """Nonce → generation, hash of the body, id of the turn's first event."""
     log: list[Entry] = field(default_factory=list)
     """As it is kept."""
     log_exists: bool = False
@@ -82,7 +82,7 @@ class Model:
         if self.known:
             if seen is None:
                 return ["EXISTS"]
-            return ["OK", seen[0], "*", "0"] if seen[1] == body else ["OTHER_BODY"]
+            return ["OK", seen[0], seen[2], "0"] if seen[1] == body else ["OTHER_BODY"]
         self.log, self.history, self.last, self.log_exists = [], [], START, True
         self.model = dict(zip(argv[4 + count :: 2], argv[5 + count :: 2], strict=True))["model"]
         self._open(epoch, jump, "", *(("message", data) for data in argv[4 : 4 + count]))
@@ -94,7 +94,7 @@ class Model:
         if not self.known:
             return ["UNKNOWN"]
         if seen := self.nonces.get(nonce):
-            return ["OK", seen[0], "*", "0"] if seen[1] == body else ["OTHER_BODY"]
+            return ["OK", seen[0], seen[2], "0"] if seen[1] == body else ["OTHER_BODY"]
         if self.live:
             return ["RUNNING", self.generation]
         if not self.log_exists:
@@ -108,7 +108,7 @@ class Model:
         if not self.known:
             return ["UNKNOWN"]
         worker = self.worker
-        kept = {nonce: (generation, "") for nonce, (generation, _) in self.nonces.items()}
+        kept = {nonce: (generation, "", "") for nonce, (generation, *_) in self.nonces.items()}
         self.__dict__.update(Model(state=DELETED, epoch=self.epoch, nonces=kept).__dict__)
         return ["OK", worker]
 
@@ -228,11 +228,12 @@ class Model:
     def _turn(self, generation: str, nonce: str, body: str) -> None:
         self.state, self.generation, self.attempt, self.crashes = "queued", generation, 0, 0
         self.worker = self.stop = self.question = self.answer = ""
-        self.nonces[nonce] = (generation, body)
+        self.nonces[nonce] = (generation, body, str(self.last))
 
     def _requeue(self) -> None:
+        """An answer that was accepted stays for the next attempt."""
         self.state = "queued"
-        self.token = self.worker = self.question = self.answer = ""
+        self.token = self.worker = self.question = ""
 
     def _close(self, type_: str) -> None:
         self.state = TERMINALS[EventType(type_)].value

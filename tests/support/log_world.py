@@ -206,7 +206,7 @@ class World:
         clock, opened = seconds * 1000 + micros // 1000, int(stored.get("epoch", 0))
         expected = self.model.answer_to(sent, clock, opened)
         told = [part.decode() if isinstance(part, bytes) else str(part) for part in reply]
-        assert [p if e != "*" else e for p, e in zip(told, expected, strict=False)] == expected, (sent, told, before)
+        assert told[: len(expected)] == expected, (sent, told, before)
         assert len(told) == len(expected) or expected[0] in ("NO", "FENCED"), (sent, told)
         self._check_hash(stored, ttls)
         kept = [Entry(EventId.parse(i.decode()), f[b"type"].decode(), f[b"data"].decode()) for i, f in entries]

@@ -7,7 +7,7 @@ async def shout(run: Run) -> None:
     await run.text(run.input.upper())
 """
 
-from worker.pipelines.registry import load, lookup, pipeline
+from worker.pipelines.registry import Pipeline, load, lookup, pipeline
 from worker.pipelines.run import Run
 
-__all__ = ["Run", "load", "lookup", "pipeline"]
+__all__ = ["Pipeline", "Run", "load", "lookup", "pipeline"]

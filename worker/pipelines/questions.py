@@ -35,7 +35,7 @@ class Earlier:
 
     @classmethod
     def of(cls, events: Sequence[Event], generation: str, stored: str) -> "Earlier":
-        """From the log; `stored` is an answer that was accepted as its worker was lost, as the session's hash has it."""
+        """From the log; `stored` is one that was accepted as its worker was lost, as the session's hash has it."""
         asked: dict[str, tuple[int, str]] = {}
         answers: dict[tuple[int, str], str] = {}
         count = 0
