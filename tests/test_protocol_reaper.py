@@ -52,6 +52,10 @@ class LongContact(Contact):
     def __init__(self) -> None:
         super().__init__(0.0, 0.0)
 
+    @property
+    def unbroken(self) -> bool:
+        return True
+
 
 async def _lost(context: WorkerContext, worker: str = "dead") -> sessions.Held:
     """A generation in the live index that is held by `worker`, who has no lease."""
