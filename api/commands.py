@@ -38,7 +38,7 @@ class Commands:
         return view
 
     async def create(self, body: schemas.CreateSession, key: str | None) -> tuple[str, Opened]:
-        check_model(body.model)
+        check_model(body.model, self._node.settings.models)
         messages = [message.model_dump() for message in body.opening]
         self._check_size(sum(len(message["content"]) for message in messages))
         nonce = self._nonce(key)
@@ -60,7 +60,7 @@ class Commands:
         self._check_size(len(body.input))
         fields = {}
         if body.model is not None:
-            fields["model"] = check_model(body.model)
+            fields["model"] = check_model(body.model, self._node.settings.models)
         if body.options is not None:
             fields["options"] = _json(body.options)
         message = {"role": "user", "content": body.input}

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.log import Retention
+from shared.models import PREFIX, ModelConfig
 
 
 class Settings(BaseSettings):
@@ -76,6 +77,8 @@ class Settings(BaseSettings):
 
     log_level: str = "info"
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    """JSON: model prefix → `{"sdk", "base_url", "key_env"}`, for any server that speaks one of the known protocols."""
     pipelines: Annotated[tuple[str, ...], NoDecode] = ()
     """Dotted modules to import, separated by commas: each registers pipelines."""
 
@@ -85,6 +88,14 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("models")
+    @classmethod
+    def _prefixes(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        for prefix in models:
+            if not PREFIX.fullmatch(prefix):
+                raise ValueError(f"{prefix!r} cannot be the prefix of a model: letters, digits, `.`, `_`, `-` only")
+        return models
 
     @property
     def retention(self) -> Retention:

@@ -23,7 +23,7 @@ from shared.telemetry import configure, get_logger
 from worker import heartbeat, pipelines, queue
 from worker.context import WorkerContext
 from worker.heartbeat import Contact
-from worker.providers.registry import Providers
+from worker.providers.registry import DEFAULT_SOURCES, ModelSource, Providers
 from worker.reaper import Reaper
 
 _log = get_logger(__name__)
@@ -36,11 +36,16 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def _sources(settings: Settings) -> dict[str, ModelSource]:
+    configured = {prefix: ModelSource(**config.model_dump()) for prefix, config in settings.models.items()}
+    return {**DEFAULT_SOURCES, **configured}
+
+
 @contextlib.asynccontextmanager
 async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
     redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
     pool = jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s, queue.CONNECTIONS)
-    providers = Providers.from_settings(idle_timeout_s=settings.idle_timeout_s)
+    providers = Providers.from_settings(settings.idle_timeout_s, models=_sources(settings))
     context = WorkerContext(
         worker_id=new_worker_id(),
         settings=settings,

@@ -14,7 +14,12 @@ from worker.providers.source import Link, ModelSource, Sdk
 __all__ = ["DEFAULT_SOURCES", "ModelSource", "Providers"]
 
 DEFAULT_SOURCES: Final[Mapping[str, ModelSource]] = MappingProxyType(
-    {"openai": ModelSource("openai-chat"), "anthropic": ModelSource("anthropic"), "demo": ModelSource("demo")}
+    {
+        "openai": ModelSource("openai-chat"),
+        "openai-responses": ModelSource("openai-responses"),
+        "anthropic": ModelSource("anthropic"),
+        "demo": ModelSource("demo"),
+    }
 )
 _MODULES: Final[Mapping[Sdk, tuple[str, str]]] = {
     "openai-chat": ("openai_chat", "OpenAIChat"),
