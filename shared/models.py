@@ -23,7 +23,7 @@ class ModelConfig(BaseModel):
     base_url: str | None = None
     """None: the SDK's own, or what its environment variable says."""
     key_env: str | None = None
-    """Name of the environment variable with the key. None: the SDK's own variable for the SDK's own URL, no key else."""
+    """Environment variable with the key. None: the SDK's own variable for the SDK's own URL, no key for others."""
 
 
 def check_model(model: str, configured: Collection[str]) -> str:

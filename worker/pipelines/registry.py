@@ -7,7 +7,7 @@ from shared.errors import ConfigurationError, UnknownPipeline
 from worker.pipelines.run import Run
 
 Pipeline = Callable[[Run], Awaitable[None]]
-SHIPPED = ("worker.pipelines.chat",)
+SHIPPED = ("worker.pipelines.chat", "worker.pipelines.research", "worker.pipelines.trip")
 
 _registered: dict[str, Pipeline] = {}
 

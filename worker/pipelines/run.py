@@ -76,6 +76,13 @@ class Run:
         self._writer.delta(EventType.TEXT, text)
         await self._writer.room()
 
+    async def say(self, text: str) -> None:
+        """Say a text that is there already, word by word at the pace of the option `rate`, as the demo models do."""
+        pace = {"rate": self.options.get("rate", 0)}
+        async for part in self.model([{"role": "user", "content": text}], model="demo/echo", options=pace):
+            if isinstance(part, base.Text):
+                await self.text(part.text)
+
     async def reasoning(self, text: str) -> None:
         self._writer.delta(EventType.REASONING, text)
         await self._writer.room()
