@@ -104,7 +104,8 @@ function drawn(transcript, sending) {
   announcer.follow(transcript?.last);
 }
 
-async function submit(text) {
+/** `more` overrides what the composer chose, for a new conversation. */
+async function submit(text, more = {}) {
   if (session.gone) fresh();
   const here = session;
   notice("");
@@ -113,14 +114,14 @@ async function submit(text) {
   sticky.toBottom();
   composer.live = true;
   try {
-    await (here.id ? next(here, text) : begin(here, text));
+    await (here.id ? next(here, text) : begin(here, text, more));
   } catch (error) {
     if (here === session) refused(text, error);
   }
 }
 
-async function begin(here, text) {
-  const { id } = await client.create({ input: text, ...composer.choice });
+async function begin(here, text, more) {
+  const { id } = await client.create({ input: text, ...composer.choice, ...more });
   titles.set(id, text);
   if (here !== session) return;
   here.id = id;
@@ -214,5 +215,5 @@ addEventListener("popstate", route);
 addEventListener("keydown", escape);
 document.addEventListener("visibilitychange", lookAgain);
 byId("new").addEventListener("click", fresh);
-byId("ideas").addEventListener("click", (event) => event.target.matches("button") && submit(event.target.textContent));
+byId("ideas").addEventListener("click", ({ target }) => target.matches("button") && submit(target.textContent, { ...target.dataset }));
 open(location.hash.slice(1));

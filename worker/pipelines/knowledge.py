@@ -13,8 +13,10 @@ _HEADING = re.compile(r"^(#{1,4}) +(.+)$")
 _FENCE = re.compile(r"^(```|~~~)")
 _WORD = re.compile(r"\w+")
 _DULL = frozenset(
-    "a an and are as at be by can do does for from has have how i in is it its me my of on or tell that the their them "
-    "there this to was what when where which who why will with you your about".split()  # noqa: SIM905 - a list of words
+    _WORD.findall(
+        "a an and are as at be by can do does for from has have how i in is it its me my of on or tell that the their "
+        "them there this to was what when where which who why will with you your about"
+    )
 )
 
 

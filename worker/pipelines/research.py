@@ -9,8 +9,8 @@ from worker.pipelines.registry import pipeline
 from worker.pipelines.run import Run
 
 SOURCES = 5
-_INSTRUCTIONS = """Answer the user's question from the numbered sources below, and from nothing else. Cite them like [1].
-If they do not answer it, say so.
+_INSTRUCTIONS = """Answer the user's question from the numbered sources below, and from nothing else. Cite them
+like [1]. If they do not answer it, say so.
 
 {sources}"""
 
