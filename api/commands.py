@@ -50,9 +50,9 @@ class Commands:
             "on_crash": body.on_crash,
             "principal": self._caller,
         }
-        await self._expect(sid)
+        await self._node.directory.expect_live(sid)
         opened = await self._node.log.create(sid, nonce, _hash(body.model_dump()), messages, fields)
-        await self._queue(sid, opened)
+        await self._follow_up(sid, opened)
         return sid, opened
 
     async def message(self, sid: str, body: schemas.NextMessage, key: str | None) -> Opened:
@@ -64,9 +64,9 @@ class Commands:
         if body.options is not None:
             fields["options"] = _json(body.options)
         message = {"role": "user", "content": body.input}
-        await self._expect(sid)
+        await self._node.directory.expect_live(sid)
         opened = await self._node.log.message(sid, self._nonce(key), _hash(body.model_dump()), message, fields)
-        await self._queue(sid, opened)
+        await self._follow_up(sid, opened)
         return opened
 
     async def stop(self, sid: str, generation: str) -> StopOutcome:
@@ -80,16 +80,20 @@ class Commands:
         return outcome
 
     async def answer(self, sid: str, body: schemas.AnswerRequest, key: str | None) -> None:
-        await self.view(sid)
+        view = await self.view(sid)
         self._check_size(len(body.text))
         nonce = self._nonce(key)
         worker = await self._node.log.answer(sid, nonce, body.question, body.text, self._caller)
         stored = {"nonce": nonce, "question": body.question, "text": body.text, "by": self._caller}
-        await self._tell(worker, {"session": sid, "do": "answer", "answer": _json(stored)})
+        told = {"session": sid, "generation": view.generation, "do": "answer", "answer": _json(stored)}
+        await self._tell(worker, told)
 
     async def delete(self, sid: str) -> None:
         view = await self.view(sid)
-        worker = await self._node.log.delete(sid)
+        try:
+            worker = await self._node.log.delete(sid)
+        except SessionNotFound:  # it was there just now: a repeat after a lost reply
+            worker = view.worker
         await self._node.directory.remove_owned(self._caller, sid)
         await self._tell(worker, {"session": sid, "do": "stop", "generation": view.generation, "by": "user"})
 
@@ -98,20 +102,21 @@ class Commands:
 
     # -- inside
 
-    async def _expect(self, sid: str) -> None:
-        """The indexes come before the session: a crash in between leaves an entry too many, never a lost session."""
-        settings, now = self._node.settings, now_ms()
-        forget_ms = int((settings.retention_s + settings.tombstone_s) * 1000) + FORGET_MARGIN_MS
-        await self._node.directory.expect(self._caller, sid, now, forget_ms)
+    async def _follow_up(self, sid: str, opened: Opened) -> None:
+        """What comes after the log.
 
-    async def _queue(self, sid: str, opened: Opened) -> None:
-        """A job that does not reach the queue is found by a reaper: the caller's message is safe in the log."""
+        The message is safe there: a job that does not reach the queue is found by a reaper, and the list gets the
+        session with its next turn at the latest.
+        """
         if not opened.fresh:
             return
+        settings = self._node.settings
+        forget_ms = int((settings.retention_s + settings.tombstone_s) * 1000) + FORGET_MARGIN_MS
         try:
             await self._node.queue.enqueue(sid, opened.generation, opened.last.epoch)
+            await self._node.directory.touch_owned(self._caller, sid, now_ms(), forget_ms)
         except RedisError as error:
-            _log.error("could not queue; a reaper will", session=sid, error=str(error))
+            _log.error("could not queue or list; a reaper will queue", session=sid, error=str(error))
 
     async def _tell(self, worker: str, message: Mapping[str, Any]) -> None:
         """What matters is stored already; an announcement that is lost costs a heartbeat."""

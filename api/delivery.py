@@ -17,6 +17,7 @@ _log = get_logger(__name__)
 
 REDIS_AWAY_S = 0.5
 HEAL_POLL_S = 1.0
+FIRST_PAGE = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class Delivery:
         self._on_ring = False
         self._version = 0
         """Of the feed when the log was last asked; meaningful while on the ring."""
+        self._count = min(FIRST_PAGE, hub.settings.replay_page)
+        """Events to ask the log for next."""
         self._ahead_since: float | None = None
         self._beat = hub.beat
         self._final: Output | None = None
@@ -113,7 +116,7 @@ class Delivery:
                         self._sent = True
                         yield output
                 yield self._final
-        except RedisError as error:  # joining failed: the client comes back
+        except (RedisError, TimeoutError) as error:  # joining failed: the client comes back
             _log.warning("feed could not be joined", session=self._sid, error=str(error))
             yield Cut()
 
@@ -166,7 +169,7 @@ class Delivery:
 
     async def _from_log(self, reader: Reader) -> Output | None:
         self._version = reader.feed.version
-        view, page = await self._hub.read(self._sid, self.cursor)
+        view, page = await self._hub.read(self._sid, self.cursor, self._count)
         decision = decide(self.cursor, view, page, await self._hub.owner_alive(self.cursor, view))
         if decision.verdict is not Verdict.HEALING:
             self._ahead_since = None
@@ -189,8 +192,15 @@ class Delivery:
 
     def _page(self, page: list[Event]) -> Output:
         events = chained(self.cursor, page)
-        self._on_ring = len(events) == len(page) < self._hub.settings.replay_page
+        self._on_ring = len(events) == len(page) < self._count
+        self._count = self._next_count(page)
         return self._take(events, merge=self._merge)
+
+    def _next_count(self, page: list[Event]) -> int:
+        """Pages grow quickly from a small one, and shrink where events are large: no write is to be huge."""
+        settings = self._hub.settings
+        average = sum(len(event.data) for event in page) // len(page) + 1
+        return max(1, min(self._count * 4, settings.replay_page, settings.replay_bytes // average))
 
     async def _wait(self, reader: Reader) -> Output | None:
         if reader.feed.after(self.cursor) is not None:

@@ -74,7 +74,12 @@ class Feed:
         if self.last is None or not payload:
             self.dirty = True
             return
-        for event in published(payload):
+        try:
+            events = published(payload)
+        except ValueError:  # nobody of ours said this
+            self.dirty = True
+            return
+        for event in events:
             if event.follows(self.last):
                 self._push(event)
             elif not self._known(event.id):
@@ -88,8 +93,10 @@ class Feed:
         while (asked := self.last) is not None:
             self.dirty = False
             view, events, decision = await look(asked)
-            if self.last != asked:
-                continue  # events came meanwhile: what was read is old
+            if self.last != asked:  # events came meanwhile, and chained: what was read is old
+                if self.dirty:
+                    continue
+                return
             if decision.verdict is Verdict.SEND:
                 self._extend(events)
                 if len(events) == page:

@@ -25,6 +25,8 @@ async def readyz(node: TheNode) -> Health | JSONResponse:
     """503 while the node drains or Redis cannot be reached: a load balancer then sends clients elsewhere."""
     if node.hub.draining:
         return JSONResponse(error_body("draining", "the node is shutting down"), 503)
+    if not node.hub.healthy:
+        return JSONResponse(error_body("internal", "a part of the node has failed"), 503)
     try:
         await node.log.ping()
     except RedisError:

@@ -57,8 +57,10 @@ class Hub:
         self.readers: set[Reader] = set()
         self._feeds: dict[str, Feed] = {}
         self._joins: dict[str, asyncio.Task[None]] = {}
-        self._reads: dict[tuple[str, EventId], asyncio.Task[tuple[SessionView | None, list[Event]]]] = {}
+        self._reads: dict[tuple[str, EventId, int], asyncio.Task[tuple[SessionView | None, list[Event]]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._standing: list[asyncio.Task[Any]] = []
+        """Tasks that end only with the node."""
         self._looking: set[str] = set()
         self._subscriber = Subscriber(settings.log_redis_url, self._on_message, self._on_reconnect)
 
@@ -66,13 +68,18 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Hub"]:
-        for work in (self._subscriber.run(), self._keep_alive(), self._check_quiet()):
-            self._spawn(work)
+        self._standing = [
+            self._spawn(work) for work in (self._subscriber.run(), self._keep_alive(), self._check_quiet())
+        ]
         try:
             yield self
         finally:
             await cancel(self._tasks)
             await self._subscriber.aclose()
+
+    @property
+    def healthy(self) -> bool:
+        return not any(task.done() for task in self._standing)
 
     def drain(self) -> None:
         """Send all readers away, spread over the drain time: a deploy is no storm of reconnects."""
@@ -89,13 +96,14 @@ class Hub:
     async def reading(self, sid: str) -> AsyncIterator[Reader]:
         """Join the feed of a session: subscribed before anything is read, so that nothing falls in between.
 
-        Raises redis.exceptions.RedisError.
+        Raises redis.exceptions.RedisError, and TimeoutError when the subscription is not confirmed in time.
         """
         feed = self._feeds.get(sid)
         if feed is None:
             feed = self._feeds[sid] = Feed(sid, self.settings.ring_events, self.settings.ring_bytes)
         feed.readers += 1
         reader = Reader(feed)
+        reader.kicked = self.draining  # it came while the others were being sent away
         self.readers.add(reader)
         try:
             if feed.last is None:
@@ -106,12 +114,12 @@ class Hub:
             feed.readers -= 1
             feed.idle_since = _now()
 
-    async def read(self, sid: str, cursor: EventId) -> tuple[SessionView | None, list[Event]]:
+    async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
         """A page of the log. Readers that want the same page at the same time share one read."""
-        key = (sid, cursor)
+        key = (sid, cursor, count)
         task = self._reads.get(key)
         if task is None:
-            task = self._reads[key] = self._spawn(self.log.read(sid, cursor, self.settings.replay_page))
+            task = self._reads[key] = self._spawn(self.log.read(sid, cursor, count))
             task.add_done_callback(lambda _: self._reads.pop(key, None))
         return await asyncio.shield(task)
 
@@ -131,7 +139,8 @@ class Hub:
         await asyncio.shield(task)
 
     async def _join(self, feed: Feed) -> None:
-        await self._subscriber.subscribe(keys.live(feed.sid))
+        async with asyncio.timeout(self.settings.redis_timeout_s):
+            await self._subscriber.subscribe(keys.live(feed.sid))
         view = await self.log.view(feed.sid)
         feed.start(view.last if view else EventId(0, 0), _now())
         if feed.dirty:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from types import FrameType
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from api import errors, health, page, sessions, stream
 from api.limits import LimitBody
 from api.node import open_node
+from shared.errors import ConfigurationError
 from shared.loop import loop_factory, settle_memory
 from shared.settings import Settings
 from shared.telemetry import configure, get_logger
@@ -67,7 +69,10 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    settings = Settings()
+    try:
+        settings = Settings.load()
+    except ConfigurationError as error:
+        sys.exit(f"holdfast: {error.message}")
     configure(settings.log_level, settings.log_format)
     app = create_app(settings)
     config = uvicorn.Config(

@@ -3,6 +3,7 @@
 import asyncio
 
 from api.node import Node
+from shared.redis import RedisError
 
 
 async def until_over(node: Node, sid: str, generation: str, within_s: float) -> None:
@@ -10,9 +11,11 @@ async def until_over(node: Node, sid: str, generation: str, within_s: float) -> 
     try:
         async with asyncio.timeout(within_s), node.hub.reading(sid) as reader:
             while True:
+                seen = reader.feed.last
                 view = await node.log.view(sid)
                 if view is None or not view.live or view.generation != generation:
                     return
-                await reader.feed.changed()
-    except TimeoutError:
-        return
+                if reader.feed.last == seen:  # else it changed while we looked
+                    await reader.feed.changed()
+    except (TimeoutError, RedisError):
+        return  # the stop is stored: how it ended can be asked again

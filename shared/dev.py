@@ -27,7 +27,9 @@ def run() -> int:
 
     Raises ConfigurationError when something cannot be started.
     """
-    settings = Settings()
+    settings = Settings.load()
+    if settings.port == 0:
+        raise ConfigurationError("HOLDFAST_PORT must name a port: it is where the page is to be found")
     stopping = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stopping.set())

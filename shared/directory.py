@@ -5,9 +5,11 @@ from typing import Any
 
 from shared import keys
 
-LIVE_AGE_MS = 20_000
-"""A session leaves the live index only when its entry is older than this and unchanged since it was judged."""
-
+_EXPECT = """
+-- KEYS[1] live index. ARGV: session id. By Redis' clock, as everything that a reaper compares.
+local time = redis.call('TIME')
+return redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), ARGV[1])
+"""
 _REMOVE_UNCHANGED = """
 -- KEYS[1] live index. ARGV: session id, score it had when it was judged. Returns 1 if removed.
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -24,16 +26,14 @@ class Directory:
 
     # -- live sessions
 
-    async def expect(self, principal: str, sid: str, now_ms: int, forget_ms: int) -> None:
-        """Say that a session is about to have a live generation, before it has: a crash in between loses nothing.
+    async def expect_live(self, sid: str) -> None:
+        """Say that a session is about to have a live generation, before it has: a crash in between loses nothing."""
+        await self._redis.eval(_EXPECT, 1, keys.LIVE_INDEX, sid)
 
-        Puts it on top of its principal's list, and drops from that what was not touched for `forget_ms`.
-        """
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.LIVE_INDEX, {sid: now_ms})
-            pipe.zadd(keys.owned(principal), {sid: now_ms})
-            pipe.zremrangebyscore(keys.owned(principal), "-inf", now_ms - forget_ms)
-            await pipe.execute()
+    async def now_ms(self) -> int:
+        """Redis' clock: the one that everything in the log is measured by."""
+        seconds, micros = await self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def restore_live(self, sids: Sequence[str], now_ms: int) -> None:
         """Put back what is seen to be live; a failover may have lost it."""
@@ -49,6 +49,13 @@ class Directory:
         await self._redis.eval(_REMOVE_UNCHANGED, 1, keys.LIVE_INDEX, sid, judged_score)
 
     # -- a principal's sessions
+
+    async def touch_owned(self, principal: str, sid: str, now_ms: int, forget_ms: int) -> None:
+        """Put a session on top of its principal's list, and drop from it what was not touched for `forget_ms`."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(keys.owned(principal), {sid: now_ms})
+            pipe.zremrangebyscore(keys.owned(principal), "-inf", now_ms - forget_ms)
+            await pipe.execute()
 
     async def owned(self, principal: str, top_ms: int | None, skip: int, limit: int) -> list[tuple[str, int]]:
         """Newest first: (session id, ms of its newest turn), from `top_ms` downwards, without the first `skip`."""

@@ -46,18 +46,19 @@ class JobQueue:
         """The queue's client, for the worker that takes jobs out of it."""
         return self._arq
 
-    async def enqueue(self, sid: str, generation: str, epoch: int) -> None:
+    async def enqueue(self, sid: str, generation: str, epoch: int, since_ms: int | None = None) -> None:
         """Queue one attempt, in arq's own form and in one round trip.
 
         The epoch in its id keeps it apart from earlier and later attempts; twice is once. arq's own enqueue_job
-        would refuse a job whose worker died between taking it and claiming the generation.
+        would refuse a job whose worker died between taking it and claiming the generation. A job that is still
+        there keeps its place; one that was lost gets that of `since_ms`.
         """
         now_ms = time.time_ns() // 1_000_000
         job_id = f"{sid}:{epoch}"
         job = serialize_job(FUNCTION, (sid, generation), {}, None, now_ms, serializer=serialize)
         async with self._arq.pipeline(transaction=True) as pipe:
             pipe.psetex(job_key_prefix + job_id, JOB_TTL_MS, job)
-            pipe.zadd(keys.QUEUE, {job_id: now_ms})
+            pipe.zadd(keys.QUEUE, {job_id: now_ms if since_ms is None else since_ms}, nx=True)
             await pipe.execute()
 
     async def aclose(self) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from shared import keys, scripts
 from shared.errors import (
     GenerationRunning,
@@ -19,7 +21,10 @@ from shared.errors import (
 )
 from shared.events import LIVE, Event, State, encode
 from shared.ids import START, EventId, epoch_jump
+from shared.telemetry import get_logger
 from shared.views import FIELDS, SessionView
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,8 +117,11 @@ class Log:
         )  # fmt: skip
         return _opened(sid, reply)
 
-    async def stop(self, sid: str, by: str, generation: str = "") -> Stopped:
-        """Ask the (named) generation to stop. Raises SessionNotFound, NotTheGeneration."""
+    async def stop(self, sid: str, by: str, generation: str) -> Stopped:
+        """Ask a generation to stop. `""` means whichever runs, also when a late duplicate of this arrives.
+
+        Raises SessionNotFound, NotTheGeneration.
+        """
         data = encode({"by": by, "confirmed": True})
         reply = await self._run("generation_stop", sid, generation, epoch_jump(), data, *self._lives())
         match reply:
@@ -207,12 +215,12 @@ class Log:
         return SessionView.of(values, bool(exists))
 
     async def views(self, sids: Sequence[str]) -> list[SessionView | None]:
-        """Views of many sessions, in their order; not atomic across them."""
+        """Views of many sessions, in their order; not atomic. One that cannot be read is logged, and None."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for sid in sids:
                 self._queue_view(pipe, sid)
-            replies = await pipe.execute()
-        return [SessionView.of(replies[n], bool(replies[n + 1])) for n in range(0, len(replies), 2)]
+            replies = await pipe.execute(raise_on_error=False)
+        return [_lenient(sid, replies[2 * n], replies[2 * n + 1]) for n, sid in enumerate(sids)]
 
     async def heads(self, sids: Sequence[str]) -> list[tuple[bool, EventId] | None]:
         """For each session whether it is live and its last event id; None where it is gone. Cheaper than `views`."""
@@ -267,6 +275,17 @@ class Log:
 
     async def _run(self, verb: str, sid: str, *args: scripts.Argument) -> list[Any]:
         return await scripts.run(self._redis, verb, keys.session_keys(sid), *args)
+
+
+def _lenient(sid: str, values: Any, exists: Any) -> SessionView | None:
+    """One broken hash must not keep a reaper from all the others."""
+    try:
+        if isinstance(values, Exception):
+            raise values
+        return SessionView.of(values, bool(exists))
+    except (ResponseError, ValueError) as error:
+        _log.error("session cannot be read", session=sid, error=str(error))
+        return None
 
 
 def _failure(code: str, message: str, *, retryable: bool) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Settings: `HOLDFAST_*` environment variables, read once. Units are in the names."""
 
-from typing import Annotated
+import os
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.errors import ConfigurationError
 from shared.log import Retention
 from shared.models import PREFIX, ModelConfig
 
@@ -33,6 +35,8 @@ class Settings(BaseSettings):
     """What an EventSource is told to wait before it reconnects."""
     replay_page: int = Field(1000, ge=1, le=10_000)
     """Events per read of the log on replay."""
+    replay_bytes: int = Field(1 << 20, ge=1)
+    """About the most that one write to a client holds on replay; pages shrink where events are large."""
     ring_events: int = Field(1024, ge=1)
     """Recent events a feed keeps in memory. A reader that falls behind them is back on replay."""
     ring_bytes: int = Field(1 << 20, ge=1)
@@ -70,17 +74,39 @@ class Settings(BaseSettings):
     """The most text one delta event holds before it is flushed."""
     backlog_bytes: int = Field(1 << 20, ge=1)
     """Events the writer keeps while Redis is away, before it slows the provider down."""
+    max_event_bytes: int = Field(1 << 20, ge=1)
+    """Largest single event a pipeline may say, such as a tool's output. A generation that says more fails."""
     max_output_bytes: int = Field(16 << 20, ge=1)
     """A generation that says more than this fails: the writer keeps all it said until the end."""
     linger_s: float = Field(3.0, ge=0)
     """The last append is repeated twice, this far apart: a failover cannot lose the end."""
 
+    auth: Literal["none"] = "none"
+    """Everybody is the same caller. There is nothing else yet: a node refuses to start with any other value."""
     log_level: str = "info"
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
     models: dict[str, ModelConfig] = Field(default_factory=dict)
     """JSON: model prefix → `{"sdk", "base_url", "key_env"}`, for any server that speaks one of the known protocols."""
     pipelines: Annotated[tuple[str, ...], NoDecode] = ()
     """Dotted modules to import, separated by commas: each registers pipelines."""
+
+    @classmethod
+    def load(cls) -> Self:
+        """From the environment.
+
+        Raises ConfigurationError for a wrong value, and for a name that is not known: a setting that is mistyped, or
+        of another version, must not be ignored.
+        """
+        known = {f"HOLDFAST_{name.upper()}" for name in cls.model_fields}
+        given = {name for name in os.environ if name.upper().startswith("HOLDFAST_")}
+        if unknown := sorted(name for name in given if name.upper() not in known and not _of_tests(name)):
+            raise ConfigurationError(f"unknown setting {unknown[0]}; all of them are in shared/settings.py")
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = "HOLDFAST_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise ConfigurationError(f"{name}: {first['msg']}") from None
 
     @field_validator("pipelines", mode="before")
     @classmethod
@@ -108,3 +134,7 @@ class Settings(BaseSettings):
     @property
     def queue_redis_url(self) -> str:
         return self.queue_url or self.log_redis_url
+
+
+def _of_tests(name: str) -> bool:
+    return name.startswith("HOLDFAST_TEST_")

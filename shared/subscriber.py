@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shared.redis import UNREACHABLE, connect_blocking
+from shared.redis import UNREACHABLE, RedisError, connect_blocking
 from shared.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -60,7 +60,7 @@ class Subscriber:
                     await self._connect(stack)
                     failures = 0
                     await self._read()
-            except UNREACHABLE as error:
+            except (*UNREACHABLE, RedisError) as error:  # also what Redis answers, such as MISCONF to a ping
                 pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
                 _log.warning("subscription lost", error=str(error), retry_in_s=pause)

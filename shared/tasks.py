@@ -10,7 +10,7 @@ redis-py uses it for every command: a task that goes on is cancelled once more. 
 is cleaning up."""
 
 
-async def cancel(tasks: Iterable[asyncio.Task[Any]], within_s: float | None = None) -> bool:
+async def cancel(tasks: Iterable[asyncio.Task[Any]], within_s: float | None = None, again_s: float = AGAIN_S) -> bool:
     """Cancel tasks and wait until they are over; False if some are not, in time. Their errors stay theirs."""
     running = {task for task in tasks if not task.done()}
     loop = asyncio.get_running_loop()
@@ -18,7 +18,7 @@ async def cancel(tasks: Iterable[asyncio.Task[Any]], within_s: float | None = No
     while running:
         for task in running:
             task.cancel()
-        left = AGAIN_S if deadline is None else min(AGAIN_S, deadline - loop.time())
+        left = again_s if deadline is None else min(again_s, deadline - loop.time())
         if left <= 0:
             return False
         _, running = await asyncio.wait(running, timeout=left)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from api import delivery
@@ -39,6 +39,7 @@ class LogMachine(RuleBasedStateMachine):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
+        self.asked: list[str] = []
         self.world = World(url, f"property-{next(_numbers)}")
         self.run(self.world.open())
 
@@ -67,6 +68,11 @@ class LogMachine(RuleBasedStateMachine):
 
     # -- turns
 
+    @initialize()
+    def begin(self) -> None:
+        self.create("n0", "body", Fault.NONE)
+        self.claim(ALIVE, 1, Fault.NONE)
+
     @rule(nonce=NAMES, body=BODIES, fault=FAULTS)
     def create(self, nonce: str, body: str, fault: Fault) -> None:
         self.call(fault, self.world.log.create(self._sid, nonce, body, [HELLO, HELLO], FIELDS))
@@ -79,10 +85,12 @@ class LogMachine(RuleBasedStateMachine):
     def stop(self, old: bool, fault: Fault) -> None:
         self.call(fault, self.world.log.stop(self._sid, "user", self._some_generation(old=old)))
 
-    @precondition(lambda self: self.world.model.question)
-    @rule(nonce=NAMES, fault=FAULTS)
-    def answer(self, nonce: str, fault: Fault) -> None:
-        self.call(fault, self.world.log.answer(self._sid, nonce, self.world.model.question, "this", "me"))
+    @precondition(lambda self: self.asked)
+    @rule(nonce=NAMES, back=st.integers(0, 1), fault=FAULTS)
+    def answer(self, nonce: str, back: int, fault: Fault) -> None:
+        """The newest question mostly, or the one before it; open or answered."""
+        question = self.asked[-1 - back % len(self.asked)]
+        self.call(fault, self.world.log.answer(self._sid, nonce, question, "this", "me"))
 
     @rule(fault=FAULTS)
     def delete_and_create(self, fault: Fault) -> None:
@@ -120,7 +128,8 @@ class LogMachine(RuleBasedStateMachine):
             case "text":
                 writer.event(EventType.TEXT, {"text": f"{number}", "list": []})
             case "question":
-                writer.event(EventType.QUESTION, {"id": f"q{number}", "text": "which?"})
+                self.asked.append(f"q{number}")
+                writer.event(EventType.QUESTION, {"id": self.asked[-1], "text": "which?"})
             case "answer":
                 writer.event(EventType.ANSWER, {"id": f"q{number}", "text": "this"})
             case "end":
@@ -208,6 +217,7 @@ class LogMachine(RuleBasedStateMachine):
             self.runner.close()
 
 
+@pytest.mark.timeout(600)  # what fails is made smaller first
 def test_log_property(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One Redis or many failovers: every reader gets exactly the log or an explicit gap; one terminal per generation;
     no event by a fenced writer; never two different events under one id; repeated calls change nothing."""

@@ -121,7 +121,7 @@ async def test_a_stop_whose_announcement_is_lost_lands_with_the_next_append(redi
     async with live_worker(redis_url):
         sid = await run(options={"tokens": 5000, "rate": 50})
         await when(log, sid, lambda view: view.last.seq > 3)
-        await log.stop(sid, "user")  # and nobody is told
+        await log.stop(sid, "user", "g1")  # and nobody is told
         assert (await over(log, sid))[-1].type == "generation.cancelled"
 
 
@@ -136,14 +136,14 @@ async def test_a_lost_stop_reaches_a_silent_generation_with_the_heartbeat(redis_
     async with live_worker(redis_url, heartbeat_s=0.05):
         sid = await run(pipeline="silent")
         await when(log, sid, lambda view: view.last.seq == 2)
-        await log.stop(sid, "user")
+        await log.stop(sid, "user", "g1")
         assert (await over(log, sid))[-1].type == "generation.cancelled"
 
 
 async def test_stopping_a_queued_generation_needs_no_worker(log: Log, run: Any) -> None:
     """It is cancelled on the spot, and a worker that comes later does not run it."""
     sid = await run()
-    assert (await log.stop(sid, "user")).outcome == "cancelled"
+    assert (await log.stop(sid, "user", "g1")).outcome == "cancelled"
     assert await log.claim(sid, "t", "g1", "w") is None
     assert (await log.events(sid))[-1].type == "generation.cancelled"
 

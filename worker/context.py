@@ -31,13 +31,15 @@ class WorkerContext:
     """The worker is stopping: what it holds, and what it still claims, goes back to the queue."""
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def find(self, sid: str) -> "Holding | None":
-        return next((held for held in self.held.values() if held is not None and held.sid == sid), None)
+    def find(self, sid: str, generation: str) -> "Holding | None":
+        """By both: the generation before may still be lingering."""
+        wanted = (sid, generation)
+        return next((held for held in self.held.values() if held and (held.sid, held.generation) == wanted), None)
 
     def release_all(self) -> None:
         self.releasing = True
         for held in list(self.held.values()):
-            if held is not None:
+            if held is not None and not held.over:
                 held.release()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

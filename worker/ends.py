@@ -53,7 +53,7 @@ def _failure(error: Exception) -> End:
         case TimeoutError():
             return _failed("timeout", "the generation took too long", retryable=True)
         case OutputLimit():
-            return _failed("output_limit", "the generation said more than is allowed", retryable=False)
+            return _failed("output_limit", f"the generation said more than is allowed: {error}", retryable=False)
         case QuestionExpired():
             return _failed("question_expired", str(error), retryable=True)
         case TooManyRounds():

@@ -71,6 +71,7 @@ async def _hear_requests(context: WorkerContext) -> None:
     views = await context.log.views([held.sid for _, held in holdings])
     for (token, held), view in zip(holdings, views, strict=True):
         if view is None or view.token != token:
+            held.check()  # deleted, taken over, or rolled back by a failover: the writer finds out which
             continue
         if view.stop == held.generation:
             held.stop()

@@ -1,6 +1,7 @@
 """A generation a worker holds: how the outside world reaches it."""
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum
 
 from pydantic_core import from_json
@@ -20,6 +21,10 @@ class Holding:
         self.by = "user"
         """Who asked to stop; meaningful once the verdict is STOP."""
         self.verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.over = False
+        """Its end is in the log, and only being repeated."""
+        self.check: Callable[[], None] = lambda: None
+        """Makes the writer ask the log whether the pen is still its own."""
         self._answers: dict[str, asyncio.Future[dict[str, str]]] = {}
 
     def stop(self, by: str = "") -> None:

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic_core import from_json
 
 from shared import jobs, keys
 from shared.directory import Directory
+from shared.errors import ConfigurationError
 from shared.log import Log
 from shared.loop import loop_factory, settle_memory
 from shared.redis import connect
@@ -63,13 +65,13 @@ async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
 
 
 def hear(context: WorkerContext, payload: bytes) -> None:
-    """An announcement: `{"session", "do": "stop" | "answer" | "look", …}`. What is lost is found by the heartbeat."""
+    """An announcement: `{"session", "generation", "do": "stop" | "answer", …}`. The heartbeat finds what is lost."""
     message = from_json(payload)
-    held = context.find(message["session"])
+    held = context.find(message["session"], message["generation"])
     if held is None:
         return
-    if message["do"] == "stop" and message["generation"] in ("", held.generation):
-        held.stop(message.get("by", ""))
+    if message["do"] == "stop":
+        held.stop(message["by"])
     elif message["do"] == "answer":
         held.answer(message["answer"])
 
@@ -107,7 +109,7 @@ async def _hand_over(context: WorkerContext, arq: queue.WakingWorker) -> None:
     context.release_all()
     if not await queue.drained(arq, HAND_OVER_S):
         _log.error("generations left to the reaper", generations=len(context.held))
-        await queue.end_jobs(arq)
+        await queue.end_jobs(arq, HAND_OVER_S)
 
 
 @contextlib.asynccontextmanager
@@ -145,7 +147,10 @@ async def _main(settings: Settings) -> None:
 
 
 def main() -> None:
-    settings = Settings()
+    try:
+        settings = Settings.load()
+    except ConfigurationError as error:
+        sys.exit(f"holdfast: {error.message}")
     configure(settings.log_level, settings.log_format)
     settle_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -52,11 +52,13 @@ class WakingWorker(Worker):
         found = await pool.execute_command("BZPOPMIN", keys.QUEUE, WAIT_S)
         if found is None:
             return False
-        _, job_id, score = found
+        job_id, score = found[1].decode(), int(float(found[2]))
+        if job_id in self.tasks and not self.tasks[job_id].done():
+            return False  # queued again while it was being taken: it runs here already
         self.job_counter += 1
-        task = self.loop.create_task(self.run_job(job_id.decode(), int(float(score))))
+        task = self.loop.create_task(self.run_job(job_id, score))
         task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
-        self.tasks[job_id.decode()] = task
+        self.tasks[job_id] = task
         return True
 
     def _forget_done(self) -> None:
@@ -99,6 +101,6 @@ async def drained(arq: WakingWorker, within_s: float) -> bool:
     return not left
 
 
-async def end_jobs(arq: WakingWorker) -> None:
-    """Cancel what still runs: each job hands its generation back, if it can."""
-    await cancel(arq.tasks.values())
+async def end_jobs(arq: WakingWorker, within_s: float) -> None:
+    """Cancel what still runs: each job hands its generation back, if it can, and is not disturbed in that."""
+    await cancel(arq.tasks.values(), within_s, again_s=within_s)

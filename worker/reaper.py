@@ -31,6 +31,11 @@ class Reaper:
         self._contact = contact
         self._settings = context.settings
         self._requeued: dict[str, float] = {}
+        """Session → when it was queued again, of those that must not be again so soon."""
+        self._left = REQUEUES
+        """How many more may be queued again in this sweep."""
+        self._now_ms = 0
+        """Redis' clock at the beginning of this sweep."""
 
     async def run(self) -> None:
         while True:
@@ -42,7 +47,10 @@ class Reaper:
 
     async def sweep(self) -> None:
         index = await self._context.directory.live()
-        self._requeued = {sid: at for sid, at in self._requeued.items() if sid in index}
+        self._now_ms = await self._context.directory.now_ms()
+        self._left = REQUEUES
+        horizon = time.monotonic() - self._settings.requeue_after_s
+        self._requeued = {sid: at for sid, at in self._requeued.items() if at > horizon}
         for sids in _chunks(list(index), VIEWS):
             started = time.monotonic()
             views = await self._context.log.views(sids)
@@ -55,7 +63,7 @@ class Reaper:
 
     async def _judge(self, sid: str, view: SessionView | None, score: int, alive: set[str], started: float) -> None:
         if view is None or not view.live:
-            if _now_ms() - score > INDEX_AGE_MS:
+            if self._now_ms - score > INDEX_AGE_MS:
                 await self._context.directory.forget_live(sid, score)
         elif view.state is State.QUEUED:
             await self._queued(sid, view)
@@ -65,18 +73,18 @@ class Reaper:
     # -- queued
 
     async def _queued(self, sid: str, view: SessionView) -> None:
-        waited_ms = _now_ms() - view.since
+        waited_ms = self._now_ms - view.since
         if waited_ms > self._settings.queue_timeout_s * 1000:
             await self._context.log.abandon(sid, view.epoch, int(self._settings.queue_timeout_s * 1000))
         elif waited_ms > self._settings.requeue_after_s * 1000 and self._may_requeue(sid):
-            await self._context.queue.enqueue(sid, view.generation, view.epoch)
+            await self._context.queue.enqueue(sid, view.generation, view.epoch, view.since)
             _log.info("queued again", session=sid, generation=view.generation, waited_ms=waited_ms)
 
     def _may_requeue(self, sid: str) -> bool:
-        now = time.monotonic()
-        if len(self._requeued) >= REQUEUES or now - self._requeued.get(sid, -1e9) < self._settings.requeue_after_s:
+        if self._left == 0 or sid in self._requeued:
             return False
-        self._requeued[sid] = now
+        self._left -= 1
+        self._requeued[sid] = time.monotonic()
         return True
 
     # -- running
@@ -101,7 +109,3 @@ class Reaper:
 
 def _chunks(items: list[str], size: int) -> list[list[str]]:
     return [items[n : n + size] for n in range(0, len(items), size)]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

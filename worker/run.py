@@ -59,6 +59,7 @@ class _Job:
         self.attempt = attempt
         self.holding = Holding(pen.sid, pen.generation)
         self.writer = Writer(context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold)
+        self.holding.check = self.writer.check
         self._token = pen.token
         self._hold(pen)
         if context.releasing:
@@ -79,18 +80,23 @@ class _Job:
         try:
             await self._decide(flushing, working)
         except asyncio.CancelledError:
-            await cancel([working])
+            await cancel([working], CLOSE_S)
             await self._hand_back(flushing)
             raise
         finally:
-            await cancel([working, flushing])
-            self._let_go()
+            if not await cancel([working, flushing], CLOSE_S):
+                _log.error("the pipeline does not let itself be cancelled; it is left behind, and can write nothing")
+            if not self.holding.over:
+                self._let_go()
 
     async def _work(self) -> str:
         """The pipeline, within its time; gives the finish reason."""
         async with asyncio.timeout(self.context.settings.generation_timeout_s) as clock:
             pipeline, run = await prepare(self.context, self.writer, self.holding, self.attempt, clock)
-            await pipeline(run)
+            try:
+                await pipeline(run)
+            finally:
+                await run.aclose()
             return run.finish_reason
 
     async def _decide(self, flushing: asyncio.Task[None], working: asyncio.Task[End]) -> None:
@@ -99,14 +105,14 @@ class _Job:
         waits: set[asyncio.Future[Any]] = {flushing, working, verdict}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if flushing.done():
-            await cancel([working])
+            await cancel([working], CLOSE_S)
             _report_loss(flushing)
         elif working.done():
             await self._finish(flushing, working.result())
         elif verdict.result() is Verdict.STOP:
             await self._finish(flushing, await self._stop(working))
         else:
-            await cancel([working])
+            await cancel([working], CLOSE_S)
             await self._hand_back(flushing)
 
     async def _stop(self, working: asyncio.Task[End]) -> End:
@@ -119,10 +125,12 @@ class _Job:
         if _report_loss(flushing):
             return
         _log.info("generation over", end=str(end.type), **{k: v for k, v in end.data.items() if k == "code"})
+        self.holding.over = True
         self.context.spawn(self._linger())
 
     async def _linger(self) -> None:
-        """Beside the jobs: a finished generation takes nobody's place."""
+        """Beside the jobs: a finished generation takes nobody's place. It is held until then: should a failover lose
+        its end, nobody may think that it was forgotten."""
         try:
             await self.writer.linger(self.context.settings.linger_s)
         except (PenLost, SessionGone) as over:
@@ -156,6 +164,7 @@ def _batching(context: WorkerContext) -> Batching:
         flush_bytes=settings.flush_bytes,
         backlog_bytes=settings.backlog_bytes,
         max_output_bytes=settings.max_output_bytes,
+        max_event_bytes=settings.max_event_bytes,
     )
 
 

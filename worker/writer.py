@@ -38,6 +38,7 @@ class Batching:
     flush_bytes: int
     backlog_bytes: int
     max_output_bytes: int
+    max_event_bytes: int
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,13 @@ class Writer:
         self._due = asyncio.Event()
         self._acknowledged = asyncio.Event()
         self._ended = False
+        self._check = False
+        """Ask the log at once, even if there is nothing to say."""
 
     # -- saying things: none of these waits
 
     def delta(self, type_: EventType, text: str) -> None:
-        if not text:
+        if not text or self._ended:
             return
         if self._delta is None or self._delta.type != type_:
             self._seal()
@@ -119,17 +122,29 @@ class Writer:
             self._timer = asyncio.get_running_loop().call_later(self._batching.flush_s, self._flush)
 
     def event(self, type_: EventType, data: Mapping[str, Any]) -> None:
-        """Anything that is no delta: flushed at once, after what was said before it."""
+        """Anything that is no delta: flushed at once, after what was said before it. Raises OutputLimit."""
+        if self._ended:
+            return  # a pipeline that would not stop: nothing comes after the terminal
+        encoded = encode(data)
+        if len(encoded) > self._batching.max_event_bytes:
+            raise OutputLimit(f"an event {type_} of {len(encoded)} bytes")
         self._seal()
-        self._say(type_, encode(data))
+        self._say(type_, encoded)
         self._due.set()
 
     def end(self, type_: EventType, data: Mapping[str, Any]) -> None:
-        """The terminal. `run` returns when the log has it. Never refused for its size."""
+        """The terminal, the first one only. `run` returns when the log has it. Never refused for its size."""
         assert type_ in TERMINALS
+        if self._ended:
+            return
         self._seal()
         self._ended = True
         self._say(type_, encode({"generation": self.pen.generation, **data}))
+        self._due.set()
+
+    def check(self) -> None:
+        """Find out whether the pen is still ours: `run` raises if it is not, and claims again if a failover lost it."""
+        self._check = True
         self._due.set()
 
     # -- waiting
@@ -142,7 +157,7 @@ class Writer:
     async def room(self) -> None:
         """Wait until more may be said. Raises OutputLimit when it is enough."""
         if self._bytes > self._batching.max_output_bytes:
-            raise OutputLimit
+            raise OutputLimit("all of the output")
         while self.full:
             await self._progress()
 
@@ -180,9 +195,10 @@ class Writer:
 
     async def _catch_up(self) -> None:
         failures = 0
-        while self._acked < len(self._said):
+        while self._acked < len(self._said) or self._check:
             try:
                 await self._append()
+                self._check = False
                 failures = 0
             except RedisError as error:
                 pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.5)

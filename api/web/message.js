@@ -8,7 +8,6 @@ import { MarkdownView } from "./markdown.js";
  * @param {object} acts         what buttons do
  * @param {(question: object, text: string) => Promise<void>} acts.answer
  * @param {() => void} acts.retry
- * @param {() => object[]} acts.answers  questions of this message that were answered
  * @returns {{element: HTMLElement, update: (newest: boolean) => void}}
  */
 export function messageView(message, acts) {
@@ -27,7 +26,7 @@ export function messageView(message, acts) {
 }
 
 function assistant(element, message, acts) {
-  const parts = [reasoning(), steps(), tools(), answered(acts), prose(), extras(), sources(), question(acts), ending(acts)];
+  const parts = [reasoning(), steps(), tools(), answered(), prose(), extras(), sources(), question(acts), ending(acts)];
   element.append(...parts.map((part) => part.element));
   return (newest) => {
     const live = message.state === "running";
@@ -126,10 +125,10 @@ function source({ title, url }) {
   return el("li", {}, el("a.source", { href: safe.href, target: "_blank", rel: "noopener noreferrer nofollow" }, ...lines));
 }
 
-function answered({ answers }) {
+function answered() {
   const element = el("ul.answered", { hidden: true, "aria-label": "Answered questions" });
-  const one = ({ question, text }) => el("li", {}, el("span", {}, question), el("strong", {}, text));
-  return { element, update: () => syncList(element, answers(), one) };
+  const one = ({ question, text }) => el("li", {}, el("span", {}, question), el("strong", {}, text ?? "no answer in time"));
+  return { element, update: (message) => syncList(element, message.answers, one) };
 }
 
 function question({ answer }) {

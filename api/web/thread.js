@@ -68,7 +68,7 @@ export class Thread {
   }
 
   #add(message) {
-    const acts = { ...this.#acts, answers: () => this.#transcript.answers.get(message) ?? [] };
+    const acts = this.#acts;
     const view = { message, ...messageView(message, acts) };
     this.#views.push(view);
     this.#root.append(view.element);

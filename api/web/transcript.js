@@ -22,14 +22,16 @@ const EDITS = {
   "source": (m, { title = "", url = null }) => m.sources.push({ title, url }),
   "data": (m, { name, value = null }) => m.data.push({ name, value }),
   "question": (m, { id, text, choices = null, expires_at = null }) => { m.question = { id, text, choices, expires_at }; },
+  "answer": (m, { id, text = null }) => {
+    m.answers.push({ id, question: m.question?.text ?? "", text });
+    m.question = null;
+  },
   "usage": (m, data) => { m.usage = sum([m.usage, data]); },
 };
 
 export class Transcript {
   /** @type {object[]} see `message` below for their shape. Changed in place. */
   messages = [];
-  /** Message → `[{question, text}]`: answers seen go by, for display. Not part of the transcript's JSON. */
-  answers = new WeakMap();
 
   /** Replay a whole log. @param {Iterable<{type: string, data: object}>} events */
   static of(events) {
@@ -44,7 +46,6 @@ export class Transcript {
     else if (Object.hasOwn(TERMINALS, type)) this.#end(TERMINALS[type], data);
     else if (type === "message") this.messages.push(message(data.role, data.generation, { content: data.content }));
     else if (type === "generation.started") this.#start(data);
-    else if (type === "answer") this.#answered(data);
     else if (type === "gap" || type === "snapshot") this.replace(data.transcript ?? data);
     return this;
   }
@@ -92,7 +93,6 @@ export class Transcript {
   #start({ generation, attempt = 1 }) {
     const target = this.#current(generation);
     Object.assign(target, message("assistant", generation, { state: "running", attempt }));
-    this.answers.delete(target);
   }
 
   /** A generation that was cancelled while it was queued has said nothing yet; its end is its message. */
@@ -102,19 +102,13 @@ export class Transcript {
     if (state === "failed") target.error = { code, message: text, retryable };
   }
 
-  #answered({ text }) {
-    const target = this.#current();
-    const answer = { question: target.question?.text ?? "", text };
-    this.answers.set(target, [...(this.answers.get(target) ?? []), answer]);
-    target.question = null;
-  }
 }
 
 /** `state` and everything after it is of the assistant's messages only. */
 function message(role, generation, known) {
   return {
     role, content: "", generation, state: null, attempt: null, reasoning: "", status: [], tools: [], sources: [],
-    data: [], question: null, error: null, finish_reason: null, usage: null, ...known,
+    data: [], question: null, answers: [], error: null, finish_reason: null, usage: null, ...known,
   };
 }
 

@@ -12,6 +12,9 @@ local _, last_seq = split(hash[4])
 if first > last_seq + 1 then return { 'BEHIND', last_seq } end
 from = from + 2 * (last_seq + 1 - first)
 local question
+for i = 6, #ARGV - 2, 2 do
+  if ENDS[ARGV[i]] then return redis.error_reply('ERR nothing may follow the end of a generation') end
+end
 for i = from, #ARGV, 2 do
   if ARGV[i] == 'question' then
     local read

@@ -42,6 +42,8 @@ class Model:
     question: str = ""
     answer: str = ""
     model: str = ""
+    released: str = ""
+    """The token that gave the generation back last."""
     nonces: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     """Nonce → generation, hash of the body, id of the turn's first event."""
     log: list[Entry] = field(default_factory=list)
@@ -146,12 +148,15 @@ class Model:
     def _generation_release(self, argv: Sequence[str], epoch: "_Epoch") -> list[str]:
         if not self.known:
             return ["GONE"]
+        if self.state == "queued" and argv[0] and argv[0] == self.released:
+            return ["QUEUED", str(self.epoch), self.generation]
         if not argv[0] or argv[0] != self.token:
             return ["FENCED", str(self.epoch)]
         if not self.live:
             return ["ENDED", self.state]
         if self.stop == self.generation:
             return ["STOP"]
+        self.released = argv[0]
         self._requeue()
         return ["QUEUED", str(self.epoch), self.generation]
 
@@ -196,11 +201,12 @@ class Model:
         nonce, question, answer = argv
         if not self.known:
             return ["UNKNOWN"]
-        if self.state != "waiting" or self.question != question:
+        stored = json.loads(self.answer) if self.answer else {}
+        if (stored.get("nonce"), stored.get("question")) == (nonce, question):
+            return ["OK", self.worker]
+        if self.state != "waiting" or self.question != question or self.answer:
             return ["GONE"]
-        if self.answer and json.loads(self.answer)["nonce"] != nonce:
-            return ["GONE"]
-        self.answer = self.answer or answer
+        self.answer = answer
         return ["OK", self.worker]
 
     # -- inside
@@ -216,7 +222,7 @@ class Model:
         if type_ == EventType.QUESTION:
             self.state, self.question, self.answer = "waiting", json.loads(data)["id"], ""
         elif type_ == EventType.ANSWER:
-            self.state, self.question, self.answer = "running", "", ""
+            self.state, self.question = "running", ""
         elif type_ in TERMINALS:
             self._close(type_)
 

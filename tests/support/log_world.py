@@ -27,7 +27,7 @@ COMPARED = (
     "epoch", "token", "last", "generation", "attempt", "crashes", "worker", "stop", "question", "answer",
 )  # fmt: skip
 """Fields of the hash that are also the model's."""
-SETTLE_S = 10.0
+SETTLE_S = 4.0
 ALIVE = "alive"
 """The worker that has a lease."""
 

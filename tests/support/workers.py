@@ -17,7 +17,9 @@ from worker.main import open_context
 from worker.run import run_generation
 from worker.writer import Batching, Pen, Writer
 
-BATCHING = Batching(flush_s=0.005, flush_bytes=2048, backlog_bytes=1 << 20, max_output_bytes=1 << 22)
+BATCHING = Batching(
+    flush_s=0.005, flush_bytes=2048, backlog_bytes=1 << 20, max_output_bytes=1 << 22, max_event_bytes=1 << 20
+)
 
 
 @contextlib.asynccontextmanager

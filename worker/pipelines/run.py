@@ -14,6 +14,17 @@ from worker.providers import base
 from worker.providers.registry import Providers
 from worker.writer import Writer
 
+SAYABLE = frozenset(
+    {
+        EventType.STATUS,
+        EventType.TOOL_CALL,
+        EventType.TOOL_RESULT,
+        EventType.SOURCE,
+        EventType.DATA,
+        EventType.USAGE,
+    }
+)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -59,6 +70,8 @@ class Run:
         self._providers = providers
         self._questions = questions
         self._limits = limits
+        self._streams: set[AsyncGenerator[base.Part, None]] = set()
+        """Provider streams that are open."""
 
     @property
     def input(self) -> str:
@@ -154,7 +167,8 @@ class Run:
     ) -> AsyncGenerator[base.Part, None]:
         """Ask a model; yields its parts as they come, and says none of them: `emit` does.
 
-        Leaving the loop closes the provider's connection. Raises ProviderError.
+        The provider's connection is closed when the loop ends, and at the latest with the pipeline. Raises
+        ProviderError.
         """
         provider, name = self._providers.get(model or self.model_name)
         request = base.ModelRequest(
@@ -163,14 +177,26 @@ class Run:
             tools=list(tools),
             options=dict(self.options if options is None else options),
         )
-        async with aclosing(provider.stream(request)) as parts:
-            async for part in parts:
-                yield part
+        stream = provider.stream(request)
+        self._streams.add(stream)
+        try:
+            async with aclosing(stream) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            self._streams.discard(stream)
 
     async def event(self, type_: EventType, data: Mapping[str, Any]) -> None:
-        """Say an event that is no delta; the verbs above are nicer."""
+        """Say an event that is no delta; the verbs above are nicer. Raises ValueError for what is not to be said."""
+        if type_ not in SAYABLE:
+            raise ValueError(f"a pipeline cannot say {type_}")
         self._writer.event(type_, data)
         await self._writer.room()
+
+    async def aclose(self) -> None:
+        """Close what the pipeline left open: a loop over `model` that was left early closes nothing by itself."""
+        for stream in list(self._streams):
+            await stream.aclose()
 
     # -- inside
 
