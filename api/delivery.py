@@ -17,7 +17,7 @@ _log = get_logger(__name__)
 
 REDIS_AWAY_S = 0.5
 HEAL_POLL_S = 1.0
-FIRST_PAGE = 250
+FIRST_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +191,19 @@ class Delivery:
         return None
 
     def _page(self, page: list[Event]) -> Output:
-        events = chained(self.cursor, page)
+        events = self._cut(chained(self.cursor, page))
         self._on_ring = len(events) == len(page) < self._count
         self._count = self._next_count(page)
         return self._take(events, merge=self._merge)
+
+    def _cut(self, events: list[Event]) -> list[Event]:
+        """As many as make one write; the rest is read again."""
+        size = 0
+        for n, event in enumerate(events):
+            size += len(event.data)
+            if n and size > self._hub.settings.replay_bytes:
+                return events[:n]
+        return events
 
     def _next_count(self, page: list[Event]) -> int:
         """Pages grow quickly from a small one, and shrink where events are large: no write is to be huge."""

@@ -1,10 +1,12 @@
 """The log: every read and every change of a session's keys. Each change is one script in `lua/`."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared import keys, scripts
@@ -22,6 +24,7 @@ from shared.errors import (
 from shared.events import LIVE, Event, State, encode
 from shared.ids import START, EventId, epoch_jump
 from shared.telemetry import get_logger
+from shared.together import Together
 from shared.views import FIELDS, SessionView
 
 _log = get_logger(__name__)
@@ -87,6 +90,7 @@ class Log:
     def __init__(self, redis: Any, retention: Retention) -> None:
         self._redis = redis
         self._retention = retention
+        self._append = _appends(redis)
 
     # -- turns
 
@@ -171,7 +175,7 @@ class Log:
     ) -> Appended:
         """Append `batch` (type, data) as seq `first` and on. Gives the script's outcome; never raises for one."""
         flat = [part for entry in batch for part in entry]
-        reply = await self._run("generation_append", sid, token, epoch, first, *self._lives(), *flat)
+        reply = await self._append(keys.session_keys(sid), token, epoch, first, *self._lives(), *flat)
         outcome, value, stop, answer = (*reply, b"", b"", b"")[:4]
         number = value if isinstance(value, int) else value.decode()
         return Appended((outcome.decode(), number, stop.decode(), answer.decode()))
@@ -286,6 +290,12 @@ def _lenient(sid: str, values: Any, exists: Any) -> SessionView | None:
     except (ResponseError, ValueError) as error:
         _log.error("session cannot be read", session=sid, error=str(error))
         return None
+
+
+def _appends(redis: Any) -> Callable[..., Awaitable[list[Any]]]:
+    """Many generations append at the same moment: on one Redis they share round trips, on a Cluster they cannot."""
+    verb = "generation_append"
+    return Together(redis, verb).run if isinstance(redis, Redis) else partial(scripts.run, redis, verb)
 
 
 def _failure(code: str, message: str, *, retryable: bool) -> dict[str, Any]:

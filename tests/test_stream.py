@@ -6,10 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.exceptions import ResponseError
 
+from api.delivery import Delivery, Events
+from api.node import ANONYMOUS
 from shared import keys
 from shared.events import encode
-from shared.ids import EventId
+from shared.ids import START, EventId
 from shared.log import Log
 from tests.support.inprocess import LiveNode, live_node, live_worker
 from tests.support.sse import SSE, Frame, Severed, events_path, read_all, text_of
@@ -309,3 +312,49 @@ async def test_a_slow_reader_gets_everything_from_the_log(redis_url: str, log: L
             said = text_of([frame async for frame in frames])
         assert said == "".join(f"{seq}{text}" for seq in range(2, 402))
         assert len(node.node.hub._feeds[sid]._ring) <= 8
+
+
+async def test_an_error_on_the_subscription_is_survived(
+    node: LiveNode, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may answer a ping with an error: the subscription is made anew, and later events arrive."""
+    sid, epoch = await claimed(node, log)
+    async with SSE(node.url, events_path(sid)) as stream:
+        frames = stream.frames()
+        await until(frames, "caught_up")
+        connection = node.node.hub._subscriber._connection
+        monkeypatch.setattr(connection, "read_response", _misconfigured)
+        await say(log, sid, epoch, 2, "a")
+        await say(log, sid, epoch, 3, "b")
+        assert text_of([await anext(frames), await anext(frames)]) == "ab"
+    assert node.node.hub.healthy
+
+
+async def _misconfigured(**_: Any) -> Any:
+    raise ResponseError("MISCONF")
+
+
+async def test_a_reader_that_comes_while_the_node_drains_is_sent_away(redis_url: str, log: Log) -> None:
+    """It was not there when the others were told to go, and must not hold the node up."""
+    async with live_node(redis_url) as node:
+        sid, _ = await claimed(node, log)
+        node.node.hub.drain()
+        async with SSE(node.url, events_path(sid)) as stream:
+            with pytest.raises(Severed):
+                await anext(stream.frames())
+
+
+async def test_a_replay_of_large_events_is_many_small_writes(node: LiveNode, log: Log) -> None:
+    """No write holds much more than the limit, however many events a page of the log has."""
+    sid, epoch = await claimed(node, log)
+    for seq in range(2, 42):
+        await log.append(sid, "token", epoch, seq, [("data", encode({"name": "big", "value": "x" * 300_000}))])
+    await finish(log, sid, epoch, 42)
+    outputs = Delivery(node.node.hub, sid, ANONYMOUS, START, follow=False, merge=True).outputs()
+    sizes, seen = [], 0
+    async for output in outputs:
+        if isinstance(output, Events):
+            sizes.append(sum(len(event.data) for event in output.events))
+            seen += len(output.events)
+    assert seen == 43
+    assert max(sizes) < 2 << 20

@@ -37,7 +37,8 @@ async def run_generation(context: WorkerContext, sid: str, generation: str) -> N
         with bound(session=sid, generation=generation, attempt=claimed.attempt):
             await _Job(context, pen, claimed.attempt).run()
     finally:
-        context.held.pop(token, None)
+        if context.held.get(token) is None:  # the claim came to nothing; else the job lets go when it may
+            context.held.pop(token, None)
 
 
 async def _claim(context: WorkerContext, sid: str, token: str, generation: str) -> Claimed | None:

@@ -1,6 +1,7 @@
 """The writer: appends one generation's events to the log, in batches, off the provider's critical path."""
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ APPEND_EVENTS = 500
 """Most events of one append."""
 APPEND_BYTES = 512 * 1024
 BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+TICK_S = 0.01
+"""Deltas that waited are flushed on ticks that all writers of a worker share, so that their appends travel together."""
 
 
 class PenLost(Exception):
@@ -119,7 +122,8 @@ class Writer:
             self._seal()
             self._due.set()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._batching.flush_s, self._flush)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(_tick(loop.time() + self._batching.flush_s), self._flush)
 
     def event(self, type_: EventType, data: Mapping[str, Any]) -> None:
         """Anything that is no delta: flushed at once, after what was said before it. Raises OutputLimit."""
@@ -292,3 +296,8 @@ class Writer:
     def _say(self, type_: str, data: bytes) -> None:
         self._said.append((type_, data))
         self._bytes += len(data)
+
+
+def _tick(due: float) -> float:
+    """The first tick at or after `due`, both in seconds of the loop's clock."""
+    return math.ceil(due / TICK_S) * TICK_S

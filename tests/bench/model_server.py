@@ -1,7 +1,7 @@
 """A model provider that costs next to nothing: OpenAI's Chat Completions and Anthropic's Messages, from prepared bytes.
 
-`python -m tests.bench.model_server PORT`. What a request is answered is in its last message: `{"chunks": n, "rate": r}`,
-r in chunks per second, 0 for as fast as possible. Each chunk is sent at its own absolute deadline, whether the
+`python -m tests.bench.model_server PORT`. What a request is answered is in its last message: `{"chunks": n, "rate": r}`
+with r chunks per second, 0 for as fast as possible. Each chunk is sent at its own absolute deadline, whether the
 ones before were read or not. The first word of an answer is when it began, in ms since 1970.
 """
 

@@ -143,7 +143,7 @@ class Model:
             return ["ENDED", self.state]
         for type_, data in fresh:
             self._append(type_, data)
-        return ["OK", str(self.last.seq), self.stop, self.answer]
+        return ["OK", str(self.last.seq), self.stop, self.answer if self.state == "waiting" else ""]
 
     def _generation_release(self, argv: Sequence[str], epoch: "_Epoch") -> list[str]:
         if not self.known:
@@ -243,7 +243,7 @@ class Model:
 
     def _close(self, type_: str) -> None:
         self.state = TERMINALS[EventType(type_)].value
-        self.worker = self.question = self.answer = ""
+        self.worker = self.question = ""
 
     def _decree(self, epoch: "_Epoch", jump: str, type_: str, data: str) -> list[str]:
         self._open(epoch, jump, "", (type_, _with(data, generation=self.generation)))

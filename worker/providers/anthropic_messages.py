@@ -2,17 +2,9 @@
 
 from collections.abc import AsyncGenerator
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from anthropic import AsyncAnthropic, Timeout
-from anthropic.types import (
-    MessageDeltaUsage,
-    RawContentBlockDeltaEvent,
-    RawContentBlockStartEvent,
-    RawMessageDeltaEvent,
-    RawMessageStreamEvent,
-)
-from anthropic.types import Usage as MessageUsage
+from anthropic import AsyncAnthropic, AsyncStream, Timeout
 
 from worker.providers.anthropic_request import request_body
 from worker.providers.base import (
@@ -26,7 +18,7 @@ from worker.providers.base import (
     Text,
     Usage,
 )
-from worker.providers.sdk import Stream, parts
+from worker.providers.sdk import Chunk, Stream, parts
 from worker.providers.source import CONNECT_TIMEOUT_S, READ_MARGIN_S, Lazy, Link, ModelSource, no_key
 from worker.providers.text import Surrogates
 from worker.providers.toolcalls import ToolCalls
@@ -55,9 +47,11 @@ class AnthropicMessages:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def _open(self, request: ModelRequest) -> Stream[RawMessageStreamEvent]:
-        create: Any = self._client.get().messages.create  # its overloads cannot see through a dict
-        return cast(Stream[RawMessageStreamEvent], await create(**request_body(request)))
+    async def _open(self, request: ModelRequest) -> Stream:
+        create: Any = self._client.get().messages.with_raw_response.create  # its overloads cannot see through a dict
+        response = await create(**request_body(request))
+        stream: Stream = await response.parse(to=AsyncStream[object])
+        return stream
 
 
 def _client(source: ModelSource, link: Link) -> AsyncAnthropic:
@@ -82,16 +76,16 @@ class MessagesFold:
         self._calls = ToolCalls()
         self._counts = dict.fromkeys((*_COUNTS, "thinking_tokens"), 0)
 
-    def feed(self, event: RawMessageStreamEvent) -> list[Part]:
-        match event.type:
-            case "message_start":
-                self._count(event.message.usage)
-            case "content_block_start":
-                return self._open(event)
+    def feed(self, event: Chunk) -> list[Part]:
+        match event["type"]:
             case "content_block_delta":
                 return self._delta(event)
+            case "message_start":
+                self._count(event["message"].get("usage"))
+            case "content_block_start":
+                return self._open(event)
             case "content_block_stop":
-                return list(self._calls.end(event.index))
+                return list(self._calls.end(event["index"]))
             case "message_delta":
                 return self._message_delta(event)
             case "message_stop":
@@ -101,26 +95,26 @@ class MessagesFold:
     def close(self) -> list[Part]:
         raise ProviderError(Code.TRUNCATED, "the stream ended without message_stop")
 
-    def _open(self, event: RawContentBlockStartEvent) -> list[Part]:
-        block = event.content_block
-        match block.type:
+    def _open(self, event: Chunk) -> list[Part]:
+        block = event["content_block"]
+        match block["type"]:
             case "text":
-                return self._say(block.text)
+                return self._say(block["text"])
             case "thinking":
-                return self._think(block.thinking)
+                return self._think(block["thinking"])
             case "tool_use":
-                self._calls.start(event.index, block.id, block.name)
+                self._calls.start(event["index"], block["id"], block["name"])
         return []
 
-    def _delta(self, event: RawContentBlockDeltaEvent) -> list[Part]:
-        delta = event.delta
-        match delta.type:
+    def _delta(self, event: Chunk) -> list[Part]:
+        delta = event["delta"]
+        match delta["type"]:
             case "text_delta":
-                return self._say(delta.text)
+                return self._say(delta["text"])
             case "thinking_delta":
-                return self._think(delta.thinking)
-            case "input_json_delta" if self._calls.has(event.index):
-                self._calls.add(event.index, delta.partial_json)
+                return self._think(delta["thinking"])
+            case "input_json_delta" if self._calls.has(event["index"]):
+                self._calls.add(event["index"], delta["partial_json"])
         return []
 
     def _say(self, text: str) -> list[Part]:
@@ -131,13 +125,13 @@ class MessagesFold:
     def _think(self, text: str) -> list[Part]:
         return [Reasoning(whole)] if (whole := self._reasoning.feed(text)) else []
 
-    def _message_delta(self, event: RawMessageDeltaEvent) -> list[Part]:
-        self._count(event.usage)
-        reason, details = event.delta.stop_reason, event.delta.stop_details
-        if reason:
+    def _message_delta(self, event: Chunk) -> list[Part]:
+        self._count(event.get("usage"))
+        delta = event["delta"]
+        if reason := delta.get("stop_reason"):
             self._reason = _FINISH.get(reason, "stop")
-        if details and details.explanation:
-            return self._say(("\n\n" if self._spoke else "") + details.explanation)
+        if explanation := (delta.get("stop_details") or {}).get("explanation"):
+            return self._say(("\n\n" if self._spoke else "") + explanation)
         return []
 
     def _end(self) -> list[Part]:
@@ -149,13 +143,14 @@ class MessagesFold:
         self.whole = self.ended = True
         return [*said, self._usage(), Finish(self._reason)]
 
-    def _count(self, usage: MessageUsage | MessageDeltaUsage | None) -> None:
+    def _count(self, usage: dict[str, Any] | None) -> None:
         """Counts are cumulative: a later one overwrites, one that is not repeated stays."""
+        usage = usage or {}
         for name in _COUNTS:
-            if (count := getattr(usage, name, None)) is not None:
+            if (count := usage.get(name)) is not None:
                 self._counts[name] = count
-        if usage is not None and usage.output_tokens_details is not None:
-            self._counts["thinking_tokens"] = usage.output_tokens_details.thinking_tokens or 0
+        if (details := usage.get("output_tokens_details")) is not None:
+            self._counts["thinking_tokens"] = details.get("thinking_tokens") or 0
 
     def _usage(self) -> Usage:
         """Anthropic counts what came from a cache apart from the input; here it is part of it."""

@@ -2,11 +2,9 @@
 
 from collections.abc import AsyncGenerator
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from openai.types.chat import ChatCompletionChunk
-from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
-from openai.types.completion_usage import CompletionUsage
+from openai import AsyncStream
 
 from worker.providers.base import (
     Code,
@@ -22,7 +20,7 @@ from worker.providers.base import (
 )
 from worker.providers.openai_client import openai_client
 from worker.providers.options import as_text, checked_messages, renamed
-from worker.providers.sdk import Stream, parts
+from worker.providers.sdk import Chunk, Stream, parts
 from worker.providers.source import Link, ModelSource
 from worker.providers.text import Surrogates
 from worker.providers.toolcalls import ToolCalls, arguments_json
@@ -59,10 +57,12 @@ class OpenAIChat:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def _open(self, request: ModelRequest) -> Stream[ChatCompletionChunk]:
+    async def _open(self, request: ModelRequest) -> Stream:
         client = self._client.get()
-        create: Any = client.chat.completions.create  # its overloads cannot see through a dict
-        return cast(Stream[ChatCompletionChunk], await create(**request_body(request, client.base_url.host)))
+        create: Any = client.chat.completions.with_raw_response.create  # its overloads cannot see through a dict
+        response = await create(**request_body(request, client.base_url.host))
+        stream: Stream = response.parse(to=AsyncStream[object])
+        return stream
 
 
 def request_body(request: ModelRequest, host: str) -> dict[str, Any]:
@@ -114,14 +114,14 @@ class ChatFold:
         self._calls = ToolCalls()
         self._usage: Usage | None = None
 
-    def feed(self, chunk: ChatCompletionChunk) -> list[Part]:
-        if chunk.usage is not None:  # some servers send it with every chunk, cumulative: the last one counts
-            self._usage = _usage(chunk.usage)
-        if not chunk.choices or chunk.choices[0].index:
+    def feed(self, chunk: Chunk) -> list[Part]:
+        if usage := chunk.get("usage"):  # some servers send it with every chunk, cumulative: the last one counts
+            self._usage = _usage(usage)
+        if not (choices := chunk.get("choices")) or choices[0].get("index"):
             return []
-        choice = chunk.choices[0]
-        said = self._delta(choice.delta) if choice.delta is not None else []
-        return said + self._finish(choice.finish_reason) if choice.finish_reason else said
+        choice = choices[0]
+        said = self._delta(delta) if (delta := choice.get("delta")) else []
+        return said + self._finish(reason) if (reason := choice.get("finish_reason")) else said
 
     def close(self) -> list[Part]:
         if not self.whole:
@@ -130,30 +130,29 @@ class ChatFold:
         finish = Finish("content_filter" if self._refused else self._reason)
         return [finish] if self._usage is None else [self._usage, finish]
 
-    def _delta(self, delta: ChoiceDelta) -> list[Part]:
+    def _delta(self, delta: dict[str, Any]) -> list[Part]:
         said: list[Part] = []
-        extra = delta.model_extra or {}
         # Not OpenAI's own: vLLM and others say it under one of two names, and some under both.
-        if (thought := extra.get("reasoning_content") or extra.get("reasoning")) and isinstance(thought, str):
+        if (thought := delta.get("reasoning_content") or delta.get("reasoning")) and isinstance(thought, str):
             said += _some(Reasoning, self._reasoning.feed(thought))
-        if delta.content:
-            said += _some(Text, self._text.feed(delta.content))
-        if delta.refusal:
+        if content := delta.get("content"):
+            said += _some(Text, self._text.feed(content))
+        if refusal := delta.get("refusal"):
             self._refused = True
-            said += _some(Text, self._text.feed(delta.refusal))
-        for call in delta.tool_calls or ():
+            said += _some(Text, self._text.feed(refusal))
+        for call in delta.get("tool_calls") or ():
             said += self._call(call)
         return said
 
-    def _call(self, call: ChoiceDeltaToolCall) -> list[Part]:
+    def _call(self, call: dict[str, Any]) -> list[Part]:
         said: list[Part] = []
-        index = call.index or 0
-        function = call.function
-        if self._calls.starts(index, call.id):
+        index, call_id = call.get("index") or 0, call.get("id")
+        function = call.get("function") or {}
+        if self._calls.starts(index, call_id):
             said += self._calls.end_all()
-            self._calls.start(index, call.id, function.name if function else None)
-        if function is not None and function.arguments:
-            self._calls.add(index, function.arguments)
+            self._calls.start(index, call_id, function.get("name"))
+        if arguments := function.get("arguments"):
+            self._calls.add(index, arguments)
         return said
 
     def _finish(self, reason: str) -> list[Part]:
@@ -170,11 +169,11 @@ def _some(kind: type[Text] | type[Reasoning], text: str) -> list[Part]:
     return [kind(text)] if text else []
 
 
-def _usage(usage: CompletionUsage) -> Usage:
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+def _usage(usage: dict[str, Any]) -> Usage:
+    prompt, completion = usage.get("prompt_tokens_details") or {}, usage.get("completion_tokens_details") or {}
     return Usage(
-        usage.prompt_tokens or 0,
-        usage.completion_tokens or 0,
-        (completion.reasoning_tokens if completion else 0) or 0,
-        (prompt.cached_tokens if prompt else 0) or 0,
+        usage.get("prompt_tokens") or 0,
+        usage.get("completion_tokens") or 0,
+        completion.get("reasoning_tokens") or 0,
+        prompt.get("cached_tokens") or 0,
     )

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from openai.types.responses import Response, ResponseFunctionToolCall, ResponseStreamEvent, ResponseUsage
+from openai import AsyncStream
 
 from worker.providers.base import (
     Code,
@@ -20,7 +20,7 @@ from worker.providers.base import (
 )
 from worker.providers.openai_client import openai_client
 from worker.providers.options import as_text, checked_messages, renamed
-from worker.providers.sdk import Stream, parts
+from worker.providers.sdk import Chunk, Stream, parts
 from worker.providers.sdk_errors import redacted, word_code
 from worker.providers.source import Link, ModelSource
 from worker.providers.text import Surrogates
@@ -53,9 +53,11 @@ class OpenAIResponses:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def _open(self, request: ModelRequest) -> Stream[ResponseStreamEvent]:
-        create: Any = self._client.get().responses.create  # its overloads cannot see through a dict
-        return cast(Stream[ResponseStreamEvent], await create(**request_body(request)))
+    async def _open(self, request: ModelRequest) -> Stream:
+        create: Any = self._client.get().responses.with_raw_response.create  # its overloads cannot see through a dict
+        response = await create(**request_body(request))
+        stream: Stream = response.parse(to=AsyncStream[object])
+        return stream
 
 
 def request_body(request: ModelRequest) -> dict[str, Any]:
@@ -106,32 +108,32 @@ class ResponsesFold:
         self._text, self._reasoning = Surrogates(), Surrogates()
         self._calls = ToolCalls()
 
-    def feed(self, event: ResponseStreamEvent) -> list[Part]:
-        match event.type:
+    def feed(self, event: Chunk) -> list[Part]:
+        match event["type"]:
             case "response.output_text.delta":
-                return self._say(event.delta)
+                return self._say(event["delta"])
             case "response.refusal.delta":
                 self._refused = True
-                return self._say(event.delta)
+                return self._say(event["delta"])
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
-                return self._think(event.delta)
+                return self._think(event["delta"])
             case "response.reasoning_summary_part.added":
-                return self._think("\n\n") if event.summary_index else []
+                return self._think("\n\n") if event.get("summary_index") else []
             case "response.function_call_arguments.delta":
-                self._calls.add(event.output_index, event.delta)
-            case "response.output_item.added" if isinstance(event.item, ResponseFunctionToolCall):
-                self._calls.start(event.output_index, event.item.call_id, event.item.name)
-            case "response.output_item.done" if isinstance(event.item, ResponseFunctionToolCall):
-                return self._call(event.output_index, event.item)
+                self._calls.add(event["output_index"], event["delta"])
+            case "response.output_item.added" if event["item"]["type"] == "function_call":
+                self._calls.start(event["output_index"], event["item"]["call_id"], event["item"]["name"])
+            case "response.output_item.done" if event["item"]["type"] == "function_call":
+                return self._call(event["output_index"], event["item"])
             case "response.completed":
-                return self._end(event.response, "tool_calls" if self._calls else "stop")
+                return self._end(event["response"], "tool_calls" if self._calls else "stop")
             case "response.incomplete":
-                return self._end(event.response, _cut(event.response))
+                return self._end(event["response"], _cut(event["response"]))
             case "response.failed":
-                failure = event.response.error
-                raise _failed(failure.code if failure else None, failure.message if failure else "no reason given")
+                failure = event["response"].get("error") or {}
+                raise _failed(failure.get("code"), failure.get("message") or "no reason given")
             case "error":
-                raise _failed(event.code, event.message)
+                raise _failed(event.get("code"), event.get("message") or "no reason given")
         return []
 
     def close(self) -> list[Part]:
@@ -143,28 +145,28 @@ class ResponsesFold:
     def _think(self, text: str) -> list[Part]:
         return [Reasoning(whole)] if (whole := self._reasoning.feed(text)) else []
 
-    def _call(self, index: int, item: ResponseFunctionToolCall) -> list[Part]:
-        if self._calls.starts(index, item.call_id):
-            self._calls.start(index, item.call_id, item.name)
-        if item.arguments:
-            self._calls.replace(index, item.arguments)
+    def _call(self, index: int, item: dict[str, Any]) -> list[Part]:
+        if self._calls.starts(index, item["call_id"]):
+            self._calls.start(index, item["call_id"], item["name"])
+        if arguments := item.get("arguments"):
+            self._calls.replace(index, arguments)
         return list(self._calls.end(index))
 
-    def _end(self, response: Response, reason: FinishReason) -> list[Part]:
+    def _end(self, response: dict[str, Any], reason: FinishReason) -> list[Part]:
         said: list[Part] = [Reasoning(left)] if (left := self._reasoning.flush()) else []
         said += [Text(left)] if (left := self._text.flush()) else []
         said += self._calls.rest(cut=reason in ("length", "content_filter"))
-        if response.usage is not None:
-            said.append(_usage(response.usage))
+        if usage := response.get("usage"):
+            said.append(_usage(usage))
         self.whole = self.ended = True
         return [*said, Finish("content_filter" if self._refused else reason)]
 
 
-def _cut(response: Response) -> FinishReason:
+def _cut(response: dict[str, Any]) -> FinishReason:
     """Why a response is incomplete. One that was cancelled at the provider is no answer."""
-    reason = response.incomplete_details.reason if response.incomplete_details else None
+    reason = (response.get("incomplete_details") or {}).get("reason")
     if reason not in _INCOMPLETE:
-        raise ProviderError(Code.PROVIDER_ERROR, f"the response is incomplete: {reason or response.status}")
+        raise ProviderError(Code.PROVIDER_ERROR, f"the response is incomplete: {reason or response.get('status')}")
     return _INCOMPLETE[reason]
 
 
@@ -172,11 +174,11 @@ def _failed(code: str | None, message: str) -> ProviderError:
     return ProviderError(word_code(code) or Code.PROVIDER_ERROR, redacted(message))
 
 
-def _usage(usage: ResponseUsage) -> Usage:
-    inputs, outputs = usage.input_tokens_details, usage.output_tokens_details
+def _usage(usage: dict[str, Any]) -> Usage:
+    inputs, outputs = usage.get("input_tokens_details") or {}, usage.get("output_tokens_details") or {}
     return Usage(
-        usage.input_tokens or 0,
-        usage.output_tokens or 0,
-        (outputs.reasoning_tokens if outputs else 0) or 0,
-        (inputs.cached_tokens if inputs else 0) or 0,
+        usage.get("input_tokens") or 0,
+        usage.get("output_tokens") or 0,
+        outputs.get("reasoning_tokens") or 0,
+        inputs.get("cached_tokens") or 0,
     )

@@ -3,31 +3,32 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from worker.providers.base import Code, Part, ProviderError
 from worker.providers.sdk_errors import as_provider_error
 from worker.providers.watchdog import watched
 
-C = TypeVar("C", covariant=True)
-K = TypeVar("K", contravariant=True)
+Chunk = dict[str, Any]
+"""What a provider sent, decoded and no more: the SDKs' own models of a chunk cost more than all the rest of its way
+into the log. Nothing has checked its shape."""
 
 DRAIN_S = 0.1
 """How long the end of a body is waited for, so that its connection can be used again."""
 _BROKE_OFF = frozenset({Code.CONNECTION_LOST, Code.TIMEOUT, Code.IDLE_TIMEOUT})
 
 
-class Stream(Protocol[C]):
-    """What both SDKs call AsyncStream."""
+class Stream(Protocol):
+    """What both SDKs call AsyncStream; of `object`, it gives chunks as they are."""
 
     @property
     def response(self) -> Any: ...
-    def __aiter__(self) -> AsyncIterator[C]: ...
-    async def __anext__(self) -> C: ...
+    def __aiter__(self) -> AsyncIterator[Any]: ...
+    async def __anext__(self) -> Any: ...
     async def close(self) -> None: ...
 
 
-class Fold(Protocol[K]):
+class Fold(Protocol):
     """Pure: folds one provider's chunks into parts."""
 
     whole: bool
@@ -35,7 +36,7 @@ class Fold(Protocol[K]):
     ended: bool
     """Finish was said."""
 
-    def feed(self, chunk: K) -> list[Part]: ...
+    def feed(self, chunk: Chunk) -> list[Part]: ...
 
     def close(self) -> list[Part]:
         """The chunks are over: the rest, with Finish. Raises ProviderError `truncated` if it is not whole."""
@@ -43,8 +44,8 @@ class Fold(Protocol[K]):
 
 
 async def parts(
-    open_: Callable[[], Awaitable[Stream[K]]],
-    fold: Fold[K],
+    open_: Callable[[], Awaitable[Stream]],
+    fold: Fold,
     idle_timeout_s: float,
     secrets: Callable[[], Iterable[str]],
 ) -> AsyncGenerator[Part, None]:
@@ -53,7 +54,7 @@ async def parts(
     Retries are the SDK's, and all before the first chunk. However this generator ends, the socket is closed
     or back in the pool when it does: the `finally` must stay the only way out.
     """
-    stream: Stream[K] | None = None
+    stream: Stream | None = None
     try:
         stream = await open_()
         async with aclosing(watched(stream, idle_timeout_s)) as chunks:
@@ -78,15 +79,15 @@ async def parts(
             await stream.close()
 
 
-def _fed(fold: Fold[K], chunk: K) -> list[Part]:
-    """SDKs do not validate chunks: one of another shape fails where it is used."""
+def _fed(fold: Fold, chunk: Chunk) -> list[Part]:
+    """A chunk of another shape fails where it is used."""
     try:
         return fold.feed(chunk)
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise ProviderError(Code.MALFORMED, f"a chunk of an unknown shape: {error!r:.200}") from error
 
 
-async def _drain(stream: Stream[Any]) -> None:
+async def _drain(stream: Stream) -> None:
     # Finish was said: nothing that happens now changes the answer, at worst the connection is not used again.
     with suppress(Exception):
         async with asyncio.timeout(DRAIN_S):
@@ -94,7 +95,7 @@ async def _drain(stream: Stream[Any]) -> None:
                 pass
 
 
-def _named(error: ProviderError, stream: Stream[Any] | None) -> ProviderError:
+def _named(error: ProviderError, stream: Stream | None) -> ProviderError:
     if error.request_id is None and stream is not None:
         headers = stream.response.headers
         error.request_id = headers.get("x-request-id") or headers.get("request-id")
