@@ -4,11 +4,8 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-
-import pytest
 
 from shared.events import EventType
 from tests.support.generations import *  # noqa: F403 - fixtures are found by name
@@ -239,8 +236,8 @@ async def test_a_stop_after_the_natural_end_changes_nothing(stage: Stage, up: Up
 
 async def _read_a_word(url: str, sid: str) -> None:
     """A reader that sees the first text, and vanishes."""
-    async with SSE(url, events_path(sid)) as reader, aclosing(reader.frames()) as frames:
-        async for frame in frames:
+    async with SSE(url, events_path(sid)) as reader:
+        async for frame in reader.frames():
             if frame.type == "text.delta":
                 return
 

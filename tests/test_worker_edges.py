@@ -8,6 +8,7 @@ import pytest
 from shared import keys
 from shared.events import EventType
 from shared.log import Log
+from shared.tasks import cancel
 from tests.support import sessions, workers
 from tests.support.sessions import SID, Snapshot
 from worker import queue
@@ -46,7 +47,7 @@ async def test_a_job_that_is_queued_twice_is_still_known_to_run(redis_url: str, 
         async with asyncio.timeout(END_S):
             while await context.queue.arq.zcard(keys.QUEUE):
                 await asyncio.sleep(0.005)
-        taking.cancel()
+        await cancel([taking])
         assert not await queue.drained(arq, 0.05)
         context.release_all()
         assert await queue.drained(arq, END_S)

@@ -85,7 +85,7 @@ async def stage(redis_url: str, redis: Any, up: Upstream, monkeypatch: pytest.Mo
     """Every wire format under its own name, all of them reaching `up`."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("UP_KEY", KEY)
-    models = {sdk: {"sdk": sdk, "base_url": up.url, "key_env": "UP_KEY"} for sdk in WIRES}
+    models: dict[str, dict[str, str]] = {sdk: {"sdk": sdk, "base_url": up.url, "key_env": "UP_KEY"} for sdk in WIRES}
     async with open_node(settings(redis_url, models=models)) as node:
         yield Stage(node, redis, models)
 
@@ -121,6 +121,11 @@ def piped(function: Callable[[Run], Awaitable[None]]) -> str:
 def logged(events: list[Event]) -> list[Said]:
     """All events after the user's message, deltas merged, without `prev` and the words of a failure."""
     return [_said(event) for event in merged(events) if event.type != EventType.MESSAGE]
+
+
+def without_usage(events: list[Event]) -> list[Said]:
+    """For answers that broke off: whether a provider has counted by then is its own affair."""
+    return [(kind, data) for kind, data in logged(events) if kind != EventType.USAGE]
 
 
 def _said(event: Event) -> Said:
