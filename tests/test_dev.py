@@ -12,8 +12,9 @@ import httpx
 import psutil
 import pytest
 
-from shared.embedded import embedded_redis, find_server, free_port
+from shared.embedded import embedded_redis, find_server
 from shared.errors import ConfigurationError
+from tests.support.ports import free_port
 from tests.support.sse import read_all, text_of
 from tests.support.system import create
 from worker.providers.demo import lorem

@@ -73,10 +73,10 @@ class LogMachine(RuleBasedStateMachine):
 
     @initialize(sayings=st.lists(SAYINGS, max_size=4))
     def begin(self, sayings: list[str]) -> None:
-        self.go_on(sayings, Fault.NONE)
+        self.go_on(sayings, together=True, fault=Fault.NONE)
 
-    @rule(sayings=st.lists(SAYINGS, min_size=1, max_size=6), fault=FAULTS)
-    def go_on(self, sayings: list[str], fault: Fault) -> None:
+    @rule(sayings=st.lists(SAYINGS, min_size=1, max_size=6), together=st.booleans(), fault=FAULTS)
+    def go_on(self, sayings: list[str], together: bool, fault: Fault) -> None:
         """What happens where nothing goes wrong, from wherever the session is: so that there is something to lose."""
         model = self.world.model
         if not model.known:
@@ -85,10 +85,10 @@ class LogMachine(RuleBasedStateMachine):
             self.message(new_token(), "body", fault)
         if self.world.model.state == "queued":
             self.claim(ALIVE, 1, fault)
-        for saying in sayings:
-            if saying == "answer" and self.world.model.state == "waiting":
+        for batch in [sayings] if together else [[saying] for saying in sayings]:
+            if batch[:1] == ["answer"] and self.world.model.state == "waiting":
                 self.answer("n0", 0, fault)
-            self.append(30, [saying], fault)
+            self.append(30, batch, fault)
 
     @rule(nonce=NAMES, body=BODIES, fault=FAULTS)
     def create(self, nonce: str, body: str, fault: Fault) -> None:

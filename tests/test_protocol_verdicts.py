@@ -143,6 +143,17 @@ async def test_answer_repeated_after_it_was_taken_answers_the_same(log: Log) -> 
     assert await log.answer(SID, "n1", "q1", "yes", "me") == "w1"
 
 
+async def test_answer_of_an_older_question_is_forgotten_by_a_batch_with_the_next(log: Log, redis: Any) -> None:
+    """A question and its answer that are said again in one batch leave the hash as they do one by one: without the
+    answer to the question before."""
+    held = await sessions.started(log)
+    await log.append(SID, held.token, held.epoch, 2, [sessions.question("q1")])
+    await log.answer(SID, "n1", "q1", "yes", "me")
+    answered = [("answer", encode({"id": "q1"})), sessions.question("q2"), ("answer", encode({"id": "q2"}))]
+    await log.append(SID, held.token, held.epoch, 3, answered)
+    assert await sessions.field(redis, "answer") == ""
+
+
 # -- retention
 
 

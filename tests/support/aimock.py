@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from shared.embedded import free_port
+from tests.support.ports import free_port
 from tests.support.tools import node, npm_program
 
 

@@ -9,7 +9,8 @@ from typing import Self
 
 import redis
 
-from shared.embedded import find_server, free_port, wait_ready
+from shared.embedded import find_server, wait_ready
+from tests.support.ports import free_port
 
 
 class RedisServer:

@@ -13,7 +13,7 @@ import httpx
 import redis
 
 from shared import keys
-from shared.embedded import free_port
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 READY_S = 30
@@ -36,6 +36,10 @@ class Process:
     def pid(self) -> int:
         assert self._child is not None
         return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
 
     def signal(self, signum: signal.Signals) -> None:
         assert self._child is not None
@@ -60,11 +64,12 @@ class Node(Process):
 
     async def ready(self) -> None:
         async with asyncio.timeout(READY_S), httpx.AsyncClient() as client:
-            while True:
+            while self.running:
                 with contextlib.suppress(httpx.TransportError):
                     if (await client.get(f"{self.url}/readyz")).status_code == 200:
                         return
                 await asyncio.sleep(0.02)
+        raise AssertionError("the node ended at once")
 
 
 class System:

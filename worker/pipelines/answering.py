@@ -19,16 +19,18 @@ class TooManyRounds(Exception):
 async def answer(run: "Run", messages: Sequence[Mapping[str, Any]], toolbox: Toolbox, max_rounds: int) -> str:
     """Say what the model says until it calls no more tools; gives the text of all rounds.
 
-    Raises TooManyRounds, and whatever `run.model` raises.
+    `max_rounds` is how often it may call. Raises TooManyRounds, and whatever `run.model` raises.
     """
     conversation = [dict(message) for message in messages]
     said: list[str] = []
-    for _ in range(max_rounds):
+    for left in reversed(range(max_rounds + 1)):
         text, calls = await _round(run, conversation, toolbox, said)
         if text:
             said.append(text)
         if not calls:
             return "\n\n".join(said)
+        if not left:
+            break  # the model would never hear the results: these calls are not made
         conversation.append({"role": "assistant", "content": text, "tool_calls": [_as_dict(call) for call in calls]})
         conversation += await asyncio.gather(*(_call(run, toolbox, call) for call in calls))
     raise TooManyRounds(f"the model still called tools after {max_rounds} rounds")
