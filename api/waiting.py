@@ -8,14 +8,16 @@ from shared.redis import RedisError
 
 async def until_over(node: Node, sid: str, generation: str, within_s: float) -> None:
     """Returns when the generation is over or the time is."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
     try:
-        async with asyncio.timeout(within_s), node.hub.reading(sid) as reader:
-            while True:
+        async with node.hub.reading(sid) as reader:
+            while (left := deadline - loop.time()) > 0:
                 seen = reader.feed.last
                 view = await node.log.view(sid)
                 if view is None or not view.live or view.generation != generation:
                     return
                 if reader.feed.last == seen:  # else it changed while we looked
-                    await reader.feed.changed()
+                    await asyncio.wait_for(reader.feed.changed(), left)
     except (TimeoutError, RedisError):
         return  # the stop is stored: how it ended can be asked again

@@ -11,14 +11,12 @@ if hash[3] ~= epoch then return { 'FENCED', hash[3] } end
 local _, last_seq = split(hash[4])
 if first > last_seq + 1 then return { 'BEHIND', last_seq } end
 from = from + 2 * (last_seq + 1 - first)
-local question
 for i = 6, #ARGV - 2, 2 do
   if ENDS[ARGV[i]] then return redis.error_reply('ERR nothing may follow the end of a generation') end
 end
 for i = from, #ARGV, 2 do
   if ARGV[i] == 'question' then
-    local read
-    read, question = pcall(cjson.decode, ARGV[i + 1])
+    local read, question = pcall(cjson.decode, ARGV[i + 1])
     if not read or type(question) ~= 'table' or type(question.id) ~= 'string' then
       return redis.error_reply('ERR the data of a question must be JSON with an id')
     end
@@ -29,16 +27,20 @@ if from <= #ARGV then
   local now = now_ms()
   local last = write(epoch, last_seq + 1, ARGV, from, now)
   local changes = { 'last', last }
+  local function change(...)
+    for _, part in ipairs({ ... }) do changes[#changes + 1] = part end
+  end
   for i = from, #ARGV, 2 do
     local type = ARGV[i]
     if type == 'question' then
-      local expires = tonumber(question.expires_at)
+      local asked = cjson.decode(ARGV[i + 1])
+      local expires = tonumber(asked.expires_at)
       state = 'waiting'
-      changes = { 'last', last, 'state', state, 'question', question.id, 'question_expires_at',
-        expires and integer(expires) or '', 'answer', '', 'since', integer(now) }
+      change('state', state, 'question', asked.id, 'question_expires_at', expires and integer(expires) or '',
+        'answer', '', 'since', integer(now))
     elseif type == 'answer' then
       state = 'running' -- the answer itself stays: whoever gave it may repeat that, and is told the same
-      changes = { 'last', last, 'state', state, 'question', '', 'since', integer(now) }
+      change('state', state, 'question', '', 'since', integer(now))
     elseif ENDS[type] then
       state = ENDS[type]
     end

@@ -10,8 +10,11 @@ _next = itertools.count()
 
 
 def free_port() -> int:
-    """One that nobody else will take before it is used: below the range from which the system gives ports away (a server
-    on port 0, the near end of a connection), and apart for each process that runs tests."""
+    """One that nobody else will take before it is used.
+
+    Below the range from which the system gives ports away (a server on port 0, the near end of a connection), and apart
+    for each process that runs tests.
+    """
     while True:
         port = 20_000 + _WORKER * _SPAN + next(_next) % _SPAN
         with socket.socket() as probe:
