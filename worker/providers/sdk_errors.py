@@ -114,7 +114,8 @@ def word_code(*words: object) -> Code | None:
 
 def as_provider_error(error: Exception, secrets: Iterable[str] = ()) -> ProviderError:
     """Anything an SDK raises, as ProviderError. Raise it `from None`: the SDK's own words may quote a key."""
-    if isinstance(error, ProviderError):
+    if isinstance(error, ProviderError):  # of a fold: in its words a key may be quoted too
+        error.message = redacted(error.message, secrets)
         return error
     body = said(error)
     response = getattr(error, "response", None)
