@@ -67,6 +67,7 @@ async def test_the_page_goes_on_when_its_node_is_killed(running: System, chromiu
         await first.kill()
         await ended(page)
         assert await raw_text(page) == "".join(lorem(200, 9))
+        assert await page.locator(ANSWER).count() == 1, "resumed, not replayed"
 
 
 async def test_stop_keeps_what_was_said(running: System, chromium: BrowserContext) -> None:

@@ -1,12 +1,13 @@
 """What providers do, as the log tells it: one table for every wire format, through a worker and the real SDKs."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from shared.events import Event
+from shared.events import Event, EventType
 from tests.support.generations import *  # noqa: F403 - fixtures are found by name
 from tests.support.generations import (
     Said,
@@ -19,6 +20,7 @@ from tests.support.generations import (
     reasoning,
     started,
     text,
+    upto,
     without_usage,
 )
 from tests.upstream import RESET, SEVER, STALL, Reply, Step, Upstream, failure, reply
@@ -274,6 +276,20 @@ async def test_an_answer_that_breaks_off(generate: Any, up: Upstream, sdk: Sdk, 
     assert without_usage(events) == [started(f"{sdk}/m"), *kept, bad_end(broken.code, retryable=broken.retryable)]
     assert len(up.requests) == 1
     assert KEY.encode() not in b"".join(event.data for event in events)
+
+
+async def test_the_last_words_before_an_error_are_kept(stage: Stage, up: Upstream, sdk: Sdk, wire: Wire) -> None:
+    """Text that still waits for company is said before the failure."""
+    gate = asyncio.Event()
+    begun, rest = upto(wire.head("Once ", "more"), "Once")
+    up.plan(reply(begun, gate, rest, SEVER))
+    async with stage.worker(flush_ms=60_000):
+        sid = await stage.start(model=f"{sdk}/m")
+        await stage.until_event(sid, EventType.TEXT)
+        gate.set()
+        events = await stage.over(sid)
+    end = bad_end("connection_lost", retryable=True)
+    assert without_usage(events) == [started(f"{sdk}/m"), text("Once more"), end]
 
 
 async def test_an_error_nobody_knows(generate: Any, up: Upstream, sdk: Sdk, wire: Wire) -> None:

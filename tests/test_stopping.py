@@ -12,6 +12,7 @@ from tests.support.generations import *  # noqa: F403 - fixtures are found by na
 from tests.support.generations import (
     Stage,
     Unanswering,
+    bad_end,
     cancelled,
     completed,
     counted,
@@ -19,6 +20,7 @@ from tests.support.generations import (
     piped,
     started,
     text,
+    upto,
 )
 from tests.support.inprocess import live_node
 from tests.support.sse import SSE, events_path
@@ -49,9 +51,8 @@ class Moment:
 
 
 def _mid_arguments(wire: Wire) -> list[Step]:
-    frames = wire.answer([Text("So."), CALL], "tool_calls")
-    half = next(n for n, frame in enumerate(frames) if b'"{\\"city' in frame)
-    return [*frames[: half + 1], STALL]
+    begun, _ = upto(wire.answer([Text("So."), CALL], "tool_calls"), '"{\\"city')
+    return [*begun, STALL]
 
 
 MOMENTS = {
@@ -146,6 +147,24 @@ async def test_nothing_follows_a_stop(stage: Stage, up: Upstream, sdk: Sdk, wire
     assert len(up.requests) == 1
 
 
+async def test_the_last_words_before_a_stop_are_kept(stage: Stage) -> None:
+    """Text that still waits for company is said before the end."""
+    spoke = asyncio.Event()
+
+    async def speak(run: Run) -> None:
+        await run.text("Once ")
+        await stage.until_event(run.session_id, EventType.TEXT)
+        await run.text("more")
+        spoke.set()
+        await asyncio.Event().wait()
+
+    async with stage.worker(flush_ms=60_000):
+        sid = await stage.start(pipeline=piped(speak))
+        await spoke.wait()
+        await stage.stop(sid)
+        assert logged(await stage.over(sid))[1:] == [text("Once more"), cancelled()]
+
+
 async def test_a_pipeline_that_clings_says_nothing_after_the_end(stage: Stage, monkeypatch: Any) -> None:
     """One that goes on in spite of a stop is not confirmed, and what it says then is in no log."""
     monkeypatch.setattr(jobs, "CLOSE_S", 0.05)
@@ -172,9 +191,8 @@ async def test_a_pipeline_that_clings_says_nothing_after_the_end(stage: Stage, m
 async def test_usage_so_far_is_recorded(stage: Stage, up: Upstream) -> None:
     """What Anthropic counted before the stop was paid for: its input, at the least."""
     wire = WIRES["anthropic"]
-    frames = wire.answer([Text("Once ")], usage=Usage(11, 7, cached_tokens=4))
-    at = next(n for n, frame in enumerate(frames) if b"Once" in frame) + 1
-    up.plan(reply(frames[:at], STALL))
+    begun, _ = upto(wire.answer([Text("Once ")], usage=Usage(11, 7, cached_tokens=4)), "Once")
+    up.plan(reply(begun, STALL))
     async with stage.worker():
         sid = await stage.start(model="anthropic/m")
         await stage.until_event(sid, EventType.TEXT)
@@ -205,6 +223,34 @@ async def test_a_stop_in_a_later_round_keeps_the_usage_of_earlier_ones(stage: St
 
 
 # -- what stops, and what does not
+
+
+async def test_a_pipeline_that_has_heard_enough(stage: Stage, up: Upstream, sdk: Sdk, wire: Wire) -> None:
+    """The provider is let go, though the loop over its parts was only left."""
+
+    async def first_word(run: Run) -> None:
+        async for part in run.model():
+            await run.emit(part)
+            break
+
+    up.plan(reply(wire.head("Once "), STALL))
+    async with stage.worker():
+        sid = await stage.start(model=f"{sdk}/m", pipeline=piped(first_word))
+        async with asyncio.timeout(LET_GO_S):
+            log = logged(await stage.over(sid))
+            await up.closed(0)
+    assert (log[1], log[-1]) == (text("Once "), completed())
+
+
+async def test_a_model_that_says_too_much_is_let_go(stage: Stage, up: Upstream, sdk: Sdk, wire: Wire) -> None:
+    """A generation that reached its limit is one failure, and its provider does not talk on."""
+    up.plan(reply(wire.head(*["kelp " * 100] * 20), STALL))
+    async with stage.worker(max_output_bytes=4000, flush_ms=0):
+        sid = await stage.start(model=f"{sdk}/m")
+        async with asyncio.timeout(LET_GO_S):
+            log = logged(await stage.over(sid))
+            await up.closed(0)
+    assert log[-1] == bad_end("output_limit", retryable=False)
 
 
 async def test_a_stop_may_be_repeated(stage: Stage, up: Upstream, sdk: Sdk, wire: Wire) -> None:
@@ -245,9 +291,7 @@ async def _read_a_word(url: str, sid: str) -> None:
 async def test_readers_that_leave_stop_nothing(stage: Stage, up: Upstream, sdk: Sdk, wire: Wire) -> None:
     """All of a generation's readers vanish in the middle: the provider is heard to its end."""
     gate = asyncio.Event()
-    frames = wire.answer([Text("Once "), Text("more")])
-    at = next(n for n, frame in enumerate(frames) if b"Once" in frame) + 1
-    up.plan(reply(frames[:at], gate, frames[at:]))
+    up.plan(_ending(wire, gate))
     async with live_node(stage.redis_url) as node, stage.worker():
         sid = await stage.start(model=f"{sdk}/m")
         for _ in range(3):
@@ -263,9 +307,9 @@ async def test_readers_that_leave_stop_nothing(stage: Stage, up: Upstream, sdk: 
 
 
 def _ending(wire: Wire, gate: asyncio.Event) -> Reply:
-    frames = wire.answer([Text("Once "), Text("more")])
-    at = next(n for n, frame in enumerate(frames) if b"Once" in frame) + 1
-    return reply(frames[:at], gate, frames[at:])
+    """An answer in two words, the second of them when the gate opens."""
+    begun, rest = upto(wire.answer([Text("Once "), Text("more")]), "Once")
+    return reply(begun, gate, rest)
 
 
 async def _race(stage: Stage, up: Upstream, sdk: Sdk, pauses_s: list[float]) -> list[str]:

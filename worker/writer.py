@@ -1,7 +1,6 @@
 """The writer: appends one generation's events to the log, in batches, off the provider's critical path."""
 
 import asyncio
-import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ APPEND_EVENTS = 500
 """Most events of one append."""
 APPEND_BYTES = 512 * 1024
 BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5)
-TICK_S = 0.01
-"""Deltas that waited are flushed on ticks that all writers of a worker share, so that their appends travel together."""
+TICK_S = 0.02
+"""Deltas that waited are flushed on ticks that all writers share, so that their appends travel together."""
 
 
 class PenLost(Exception):
@@ -299,5 +298,5 @@ class Writer:
 
 
 def _tick(due: float) -> float:
-    """The first tick at or after `due`, both in seconds of the loop's clock."""
-    return math.ceil(due / TICK_S) * TICK_S
+    """The first tick after `due`, both in seconds of the loop's clock."""
+    return (due // TICK_S + 1) * TICK_S

@@ -103,6 +103,12 @@ class Unanswering(Upstream):
         return False
 
 
+def upto(frames: list[bytes], word: str) -> tuple[list[bytes], list[bytes]]:
+    """The frames up to the one that says the word, and the rest."""
+    at = next(n for n, frame in enumerate(frames) if word.encode() in frame) + 1
+    return frames[:at], frames[at:]
+
+
 # -- pipelines of a test
 
 _names = (f"test-{n}" for n in itertools.count())
