@@ -209,3 +209,60 @@ async def test_a_pipeline_cannot_say_what_only_the_system_may(redis_url: str, lo
     types = await sessions.types(log)
     assert types[-1] == "generation.failed"
     assert "generation.completed" not in types
+
+
+async def test_a_task_the_pipeline_left_behind_does_not_spoil_its_end(
+    redis_url: str, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that returns while a task of its own still reads a model has completed; the task is ended."""
+    provider, left = _Slow(), []
+
+    @pipeline("leaves")
+    async def leaves(run: Run) -> None:
+        reading = asyncio.Event()
+
+        async def read() -> None:
+            async for _ in run.model():
+                reading.set()
+                await asyncio.sleep(0)
+
+        left.append(asyncio.create_task(read()))
+        await reading.wait()
+
+    async with workers.context(redis_url) as context:
+        monkeypatch.setattr(context.providers, "get", lambda _: (provider, "x"))
+        await _run_with(log, "leaves")
+        await asyncio.wait_for(run_generation(context, SID, "g1"), END_S)
+    assert (await sessions.types(log))[-1] == "generation.completed"
+    assert (left[0].done(), provider.closed) == (True, True)
+
+
+async def test_no_tool_outlives_its_generation(redis_url: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one result is too much for the log, the other tools of the round are ended with the generation."""
+    ended = asyncio.Event()
+
+    async def huge() -> str:
+        return "x" * 10_000
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    class Caller:
+        async def stream(self, request: base.ModelRequest) -> Any:
+            yield base.ToolCall("a", "huge", {})
+            yield base.ToolCall("b", "slow", {})
+            yield base.Finish("tool_calls")
+
+    @pipeline("calls")
+    async def calls(run: Run) -> None:
+        await run.answer(tools=[huge, slow])
+
+    async with workers.context(redis_url, max_event_bytes=5_000) as context:
+        monkeypatch.setattr(context.providers, "get", lambda _: (Caller(), "x"))
+        await _run_with(log, "calls")
+        await asyncio.wait_for(run_generation(context, SID, "g1"), END_S)
+    assert ended.is_set()
+    assert (await log.events(SID))[-1].value["code"] == "output_limit"

@@ -8,6 +8,7 @@ ones before were read or not. The first word of an answer is when it began, in m
 import asyncio
 import contextlib
 import json
+import random
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from shared.embedded import free_port
 from shared.loop import loop_factory
+from tests.support.ports import free_port
 from tests.support.system import ROOT
 from tests.upstream_frames import MessagesWire, block
 from worker.providers.base import Usage
@@ -97,9 +98,9 @@ class _Answer:
         self._left, self._rate = int(asked["chunks"]) - 1, float(asked["rate"])
         script = (_messages if anthropic else _chat)(time.time_ns() // 1_000_000)
         self._word, self._ending = _framed(script.word), _framed(script.ending) + b"0\r\n\r\n"
-        self._due = self._loop.time()
         transport.write(_HEAD + _framed(script.opening))
-        if self._rate:
+        if self._rate:  # answers that began together do not stay in step
+            self._due = self._loop.time() - random.random() / self._rate
             self._wait()
         else:
             transport.write(self._word * self._left + self._ending)

@@ -32,7 +32,7 @@ async def answer(run: "Run", messages: Sequence[Mapping[str, Any]], toolbox: Too
         if not left:
             break  # the model would never hear the results: these calls are not made
         conversation.append({"role": "assistant", "content": text, "tool_calls": [_as_dict(call) for call in calls]})
-        conversation += await asyncio.gather(*(_call(run, toolbox, call) for call in calls))
+        conversation += await _call_all(run, toolbox, calls)
     raise TooManyRounds(f"the model still called tools after {max_rounds} rounds")
 
 
@@ -52,8 +52,18 @@ async def _round(
     return "".join(text), calls
 
 
+async def _call_all(run: "Run", toolbox: Toolbox, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Side by side. Should the generation end over one of them, none of the others goes on."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_call(run, toolbox, call)) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
 async def _call(run: "Run", toolbox: Toolbox, call: ToolCall) -> dict[str, Any]:
-    """Calls of one round run side by side; each result becomes an event as soon as it is there."""
+    """The result becomes an event as soon as it is there."""
     outcome = await toolbox.call(call)
     await run.event(EventType.TOOL_RESULT, outcome.event(call))
     return outcome.message(call)

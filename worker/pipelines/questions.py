@@ -83,8 +83,13 @@ class Questions:
             if (given := self._earlier.answers.get(place)) is not None:
                 self._answered(question, given, "earlier")
                 return given
-            async with self._clock_stopped():
-                answer = await self._wait(expected, question, deadline_ms)
+            try:
+                async with self._clock_stopped():
+                    answer = await self._wait(expected, question, deadline_ms)
+            except asyncio.CancelledError:
+                if not self._holding.verdict.done():  # only the question is given up, not the attempt
+                    self._answered(question, None, "withdrawal")
+                raise
             if answer is None:
                 self._answered(question, None, "expiry")
                 raise QuestionExpired(f"nobody answered within {timeout_s:g} s: {text}")

@@ -1,11 +1,13 @@
 """What a pipeline is given: the conversation so far, and verbs to say things into the log."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared.events import EventType
+from shared.tasks import cancel
 from shared.transcript import Message, Transcript, Usage
 from worker.pipelines import answering
 from worker.pipelines.questions import Questions
@@ -33,6 +35,14 @@ class Limits:
     question_s: float
     tool_s: float
     tool_rounds: int
+
+
+@dataclass
+class _Reading:
+    """Who reads a provider's stream, and whether it was closed."""
+
+    task: asyncio.Task[Any] | None
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Run:
@@ -70,7 +80,7 @@ class Run:
         self._providers = providers
         self._questions = questions
         self._limits = limits
-        self._streams: set[AsyncGenerator[base.Part, None]] = set()
+        self._streams: dict[AsyncGenerator[base.Part, None], _Reading] = {}
         """Provider streams that are open."""
 
     @property
@@ -171,20 +181,27 @@ class Run:
         ProviderError.
         """
         provider, name = self._providers.get(model or self.model_name)
+        so_far: list[base.Usage] = []
         request = base.ModelRequest(
+            counted=so_far.append,
             model=name,
             messages=[dict(message) for message in (self.messages if messages is None else messages)],
             tools=list(tools),
             options=dict(self.options if options is None else options),
         )
         stream = provider.stream(request)
-        self._streams.add(stream)
+        reading = self._streams[stream] = _Reading(asyncio.current_task())
         try:
             async with aclosing(stream) as parts:
                 async for part in parts:
+                    if isinstance(part, base.Usage):
+                        so_far.clear()
                     yield part
         finally:
-            self._streams.discard(stream)
+            self._streams.pop(stream, None)
+            reading.closed.set()
+            if so_far:  # it broke off, but was paid for
+                self._count(so_far[-1])
 
     async def event(self, type_: EventType, data: Mapping[str, Any]) -> None:
         """Say an event that is no delta; the verbs above are nicer. Raises ValueError for what is not to be said."""
@@ -195,15 +212,24 @@ class Run:
 
     async def aclose(self) -> None:
         """Close what the pipeline left open: a loop over `model` that was left early closes nothing by itself."""
-        for stream in list(self._streams):
-            await stream.aclose()
+        own = asyncio.current_task()
+        await cancel(r.task for r in self._streams.values() if r.task is not None and r.task is not own)
+        for stream, reading in list(self._streams.items()):
+            if stream.ag_running:  # being closed already, by the loop's hook for forgotten generators
+                await reading.closed.wait()
+            else:
+                await stream.aclose()
 
     # -- inside
 
     async def _usage(self, usage: base.Usage) -> None:
+        self._count(usage)
+        await self._writer.room()
+
+    def _count(self, usage: base.Usage) -> None:
         said = Usage(**{name: getattr(usage, name) for name in Usage.model_fields})
         self.usage = self.usage.plus(said)
-        await self.event(EventType.USAGE, said.model_dump())
+        self._writer.event(EventType.USAGE, said.model_dump())
 
 
 def _for_model(message: Message) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Anthropic's Messages."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class AnthropicMessages:
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[Part, None]:
         opening = partial(self._open, request)
-        return parts(opening, MessagesFold(), self._idle_timeout_s, self._client.secrets)
+        return parts(opening, MessagesFold(request.counted), self._idle_timeout_s, self._client.secrets)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -67,7 +67,8 @@ def _client(source: ModelSource, link: Link) -> AsyncAnthropic:
 class MessagesFold:
     """Folds events into parts. The SDK drops pings. Blocks of kinds we did not ask for are passed over."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Callable[[Usage], object]) -> None:
+        self._counted = counted
         self.whole = False
         self.ended = False
         self._reason: FinishReason | None = None
@@ -82,6 +83,7 @@ class MessagesFold:
                 return self._delta(event)
             case "message_start":
                 self._count(event["message"].get("usage"))
+                self._counted(self._usage())
             case "content_block_start":
                 return self._open(event)
             case "content_block_stop":

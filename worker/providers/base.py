@@ -1,6 +1,6 @@
 """What a model says, as pure values, and the interface of everything that makes a model talk."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -87,6 +87,8 @@ class ModelRequest:
     tools: list[ToolSpec] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     """`temperature`, `max_tokens`, … None means unset. What a provider does not know is `invalid_request`."""
+    counted: Callable[[Usage], object] = lambda _: None
+    """Told what a provider has counted before the end, cumulative: if it breaks off, that was paid for."""
 
 
 class Provider(Protocol):

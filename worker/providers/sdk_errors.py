@@ -63,6 +63,7 @@ _LATE_WORDS: Final[Mapping[str, Code]] = {
 _PHRASES: Final = (
     (re.compile(r"prompt is too long|context (length|window|limit)", re.I), Code.CONTEXT_TOO_LONG),
     (re.compile(r"credit balance is too low|exceeded your current quota", re.I), Code.QUOTA_EXCEEDED),
+    (re.compile(r"blocked by content filtering", re.I), Code.CONTENT_FILTER),
 )  # fmt: skip
 """For the providers that have no code for it."""
 
