@@ -81,11 +81,11 @@ async def _outcome(log: Log, sid: str, chunks: int) -> Outcome:
         while not (events := await log.events(sid))[-1].terminal:
             await asyncio.sleep(0.1)
     assert events[-1].type == EventType.COMPLETED, events[-1]
-    return Outcome(events[-1].at / 1000 - _began(events) - (chunks - 1) / RATE, len(events) - 1)
+    return Outcome(events[-1].at / 1000 - _began(events) - (chunks - 2) / RATE, len(events) - 1)
 
 
 def _began(events: list[Event]) -> float:
-    """The answer's first word, in s: its schedule began then, or up to one chunk earlier."""
+    """The answer's first word, in s: its schedule began then, or up to one chunk earlier, which counts as lag."""
     text = "".join(from_json(event.data)["text"] for event in events if event.type == EventType.TEXT)
     return int(text.split(" ", 1)[0]) / 1000
 

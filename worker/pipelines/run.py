@@ -215,7 +215,9 @@ class Run:
         own = asyncio.current_task()
         await cancel(r.task for r in self._streams.values() if r.task is not None and r.task is not own)
         for stream, reading in list(self._streams.items()):
-            if stream.ag_running:  # being closed already, by the loop's hook for forgotten generators
+            if getattr(
+                stream, "ag_running", False
+            ):  # being closed already, by the loop's hook for forgotten generators
                 await reading.closed.wait()
             else:
                 await stream.aclose()
