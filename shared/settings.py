@@ -69,7 +69,8 @@ class Settings(BaseSettings):
     tool_rounds: int = Field(10, ge=1)
     """How often a model may call tools before it must answer."""
     flush_ms: float = Field(40.0, ge=0)
-    """The most a delta waits for others to share its event. The first one never waits."""
+    """How long a delta waits for others to share its event; then the next tick of 20 ms, which is the same for all
+    generations of a worker, takes it along. The first one never waits. Less than 20 means no tick."""
     flush_bytes: int = Field(2048, ge=1)
     """The most text one delta event holds before it is flushed."""
     backlog_bytes: int = Field(1 << 20, ge=1)

@@ -122,7 +122,7 @@ class Writer:
             self._due.set()
         elif self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(_tick(loop.time() + self._batching.flush_s), self._flush)
+            self._timer = loop.call_at(_due(loop.time(), self._batching.flush_s), self._flush)
 
     def event(self, type_: EventType, data: Mapping[str, Any]) -> None:
         """Anything that is no delta: flushed at once, after what was said before it. Raises OutputLimit."""
@@ -297,6 +297,8 @@ class Writer:
         self._bytes += len(data)
 
 
-def _tick(due: float) -> float:
-    """The first tick after `due`, both in seconds of the loop's clock."""
-    return (due // TICK_S + 1) * TICK_S
+def _due(now: float, wait_s: float) -> float:
+    """When to flush what waits since `now`, by the loop's clock: on the first tick after `wait_s`, unless that is less
+    than a tick."""
+    due = now + wait_s
+    return due if wait_s < TICK_S else (due // TICK_S + 1) * TICK_S

@@ -5,7 +5,16 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.bench import busy, connections, first_token, resume
+from tests.bench import (
+    busy,
+    connections,
+    first_token,
+    resume,
+    worker_batching,
+    worker_cost,
+    worker_crowd,
+    worker_distance,
+)
 from tests.bench.report import Section, machine
 from tests.support.redis_server import redis_server
 
@@ -15,6 +24,10 @@ SCENARIOS: dict[str, Callable[[str], Awaitable[Section]]] = {
     "busy": busy.run,
     "resume": resume.run,
     "connections": connections.run,
+    "worker_batching": worker_batching.run,
+    "worker_distance": worker_distance.run,
+    "worker_cost": worker_cost.run,
+    "worker_crowd": worker_crowd.run,
 }
 
 

@@ -57,6 +57,7 @@ async def parts(
     stream: Stream | None = None
     try:
         stream = await open_()
+        _untimed(stream)
         async with aclosing(watched(stream, idle_timeout_s)) as chunks:
             async for chunk in chunks:
                 for part in _fed(fold, chunk):
@@ -77,6 +78,11 @@ async def parts(
     finally:
         if stream is not None:
             await stream.close()
+
+
+def _untimed(stream: Stream) -> None:
+    """From here on the watchdog watches: the transport would set a timer of its own for every chunk, and cancel it."""
+    stream.response.request.extensions.get("timeout", {})["read"] = None
 
 
 def _fed(fold: Fold, chunk: Chunk) -> list[Part]:
