@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from shared import keys, scripts
 from shared.errors import (
@@ -22,7 +22,7 @@ from shared.errors import (
     SessionNotFound,
 )
 from shared.events import LIVE, Event, State, encode
-from shared.ids import START, EventId, epoch_jump
+from shared.ids import EventId, epoch_jump
 from shared.telemetry import get_logger
 from shared.together import Together
 from shared.views import FIELDS, SessionView
@@ -170,6 +170,30 @@ class Log:
         reply = await self._run("generation_claim", sid, token, generation, worker, epoch_jump())
         return Claimed(int(reply[1]), int(reply[2])) if reply[0] == b"OK" else None
 
+    async def claim_and_read(
+        self, sid: str, token: str, generation: str, worker: str, page: int = 1000
+    ) -> tuple[Claimed | None, SessionView | None, list[Event]]:
+        """`claim`, and right after it the session and its whole log: one round trip where that fits into a page."""
+        verb = "generation_claim"
+        for _ in range(2):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.evalsha(scripts.digest(verb), 3, *keys.session_keys(sid), token, generation, worker, epoch_jump())
+                self._queue_view(pipe, sid)
+                pipe.xrange(keys.events(sid), count=page)
+                replies = await pipe.execute(raise_on_error=False)
+            if not isinstance(replies[0], NoScriptError):
+                break
+            await self._redis.script_load(scripts.source(verb))  # a server that was restarted, or another one
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        claimed, values, exists, entries = replies
+        if claimed[0] != b"OK":
+            return None, None, []
+        events = [_event(*entry) for entry in entries]
+        found = events if len(events) < page else await self.events(sid)
+        return Claimed(int(claimed[1]), int(claimed[2])), SessionView.of(values, bool(exists)), found
+
     async def append(
         self, sid: str, token: str, epoch: int, first: int, batch: Sequence[tuple[str, bytes]]
     ) -> Appended:
@@ -253,11 +277,6 @@ class Log:
         if not newest:
             return view, None, None
         return view, _event(*newest[0]), EventId.parse(oldest[0][0].decode())
-
-    async def whole(self, sid: str, page: int = 1000) -> tuple[SessionView | None, list[Event]]:
-        """The session, and the whole log as it is kept; in one round trip where it fits into a page."""
-        view, found = await self.read(sid, START, page)
-        return view, found if len(found) < page else await self.events(sid)
 
     async def events(self, sid: str, until: EventId | None = None, page: int = 1000) -> list[Event]:
         """The whole log as it is kept, up to `until`; read in pages."""

@@ -3,14 +3,17 @@
 import asyncio
 from typing import Any
 
+from shared.events import Event
 from shared.ids import new_token
 from shared.log import Claimed
 from shared.redis import RedisError
 from shared.tasks import cancel
 from shared.telemetry import bound, get_logger
+from shared.views import SessionView
 from worker.context import WorkerContext
 from worker.ends import End, cancelled, end_of
 from worker.holding import Holding, Verdict
+from worker.pipelines import Pipeline, Run
 from worker.prepare import prepare
 from worker.writer import Batching, Pen, PenLost, SessionGone, Writer
 
@@ -30,34 +33,39 @@ async def run_generation(context: WorkerContext, sid: str, generation: str) -> N
     token = new_token()
     context.held[token] = None
     try:
-        claimed = await _claim(context, sid, token, generation)
-        if claimed is None:
+        claimed, view, events = await _claim(context, sid, token, generation)
+        if claimed is None or view is None:
             return
         pen = Pen(sid, generation, context.worker_id, token, claimed.epoch)
         with bound(session=sid, generation=generation, attempt=claimed.attempt):
-            await _Job(context, pen, claimed.attempt).run()
+            await _Job(context, pen, claimed.attempt, view, events).run()
     finally:
         if context.held.get(token) is None:  # the claim came to nothing; else the job lets go when it may
             context.held.pop(token, None)
 
 
-async def _claim(context: WorkerContext, sid: str, token: str, generation: str) -> Claimed | None:
+async def _claim(
+    context: WorkerContext, sid: str, token: str, generation: str
+) -> tuple[Claimed | None, SessionView | None, list[Event]]:
     """Repeated with the same token after a lost reply; given up when Redis stays away (the reaper queues it again)."""
     for n in range(CLAIM_TRIES):
         try:
-            return await context.log.claim(sid, token, generation, context.worker_id)
+            return await context.log.claim_and_read(sid, token, generation, context.worker_id)
         except RedisError as error:
             _log.warning("claim failed", session=sid, error=str(error))
             await asyncio.sleep(0.1 * (n + 1))
-    return None
+    return None, None, []
 
 
 class _Job:
     """One claimed attempt: its writer, its pipeline, and what decides between them."""
 
-    def __init__(self, context: WorkerContext, pen: Pen, attempt: int) -> None:
+    def __init__(self, context: WorkerContext, pen: Pen, attempt: int, view: SessionView, events: list[Event]) -> None:
         self.context = context
         self.attempt = attempt
+        self.view = view
+        """The session as it was claimed, with its log up to there in `events`."""
+        self.events = events
         self.holding = Holding(pen.sid, pen.generation)
         self.writer = Writer(context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold)
         self.holding.check = self.writer.check
@@ -93,12 +101,16 @@ class _Job:
     async def _work(self) -> str:
         """The pipeline, within its time; gives the finish reason."""
         async with asyncio.timeout(self.context.settings.generation_timeout_s) as clock:
-            pipeline, run = await prepare(self.context, self.writer, self.holding, self.attempt, clock)
+            pipeline, run = self._prepared(clock)
             try:
                 await pipeline(run)
             finally:
                 await run.aclose()
             return run.finish_reason
+
+    def _prepared(self, clock: asyncio.Timeout) -> tuple[Pipeline, Run]:
+        events, self.events = self.events, []  # the transcript is made of them: they need not be kept
+        return prepare(self.context, self.writer, self.holding, self.attempt, clock, self.view, events)
 
     async def _decide(self, flushing: asyncio.Task[None], working: asyncio.Task[End]) -> None:
         """Wait for whatever comes first: the pipeline's end, a verdict from outside, or the loss of the pen."""

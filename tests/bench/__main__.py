@@ -5,6 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from shared.telemetry import configure
 from tests.bench import (
     busy,
     connections,
@@ -35,6 +36,7 @@ def main(names: list[str]) -> int:
     if unknown := [name for name in names if name not in SCENARIOS]:
         print(f"no scenario {unknown[0]!r}; there are: {', '.join(SCENARIOS)}", file=sys.stderr)
         return 2
+    configure("warning", "console")
     parts: list[str] = []
     for name in names or SCENARIOS:
         with redis_server() as server:  # each scenario has a Redis of its own
