@@ -8,7 +8,9 @@ import anthropic.types
 import openai.types.chat
 import openai.types.responses
 import pytest
+import structlog
 from pydantic import TypeAdapter
+from structlog.testing import capture_logs
 
 from tests.upstream import STALL, Upstream, reply
 from tests.upstream_fixtures import *  # noqa: F403 - fixtures are found by name
@@ -242,3 +244,14 @@ async def test_a_call_that_comes_only_whole(providers: Providers, up: Upstream) 
     ]
     up.plan(reply(frames))
     assert (await said(providers.get("openai-responses/m")[0])) == [CALL, Finish("tool_calls")]
+
+
+async def test_the_providers_request_id_is_logged(
+    provider: Provider, wire: Wire, up: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer leaves a line with what the provider calls the request."""
+    monkeypatch.setattr("worker.providers.sdk._log", structlog.get_logger())
+    up.plan(reply(wire.answer([Text("ok")], "stop", None)))
+    with capture_logs() as lines:
+        await said(provider)
+    assert [line["request_id"] for line in lines if line["event"] == "provider answers"] == ["req_1"]

@@ -5,9 +5,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
+from shared.telemetry import get_logger
 from worker.providers.base import Code, Part, ProviderError
 from worker.providers.sdk_errors import as_provider_error
 from worker.providers.watchdog import watched
+
+_log = get_logger(__name__)
 
 Chunk = dict[str, Any]
 """What a provider sent, decoded and no more: the SDKs' own models of a chunk cost more than all the rest of its way
@@ -57,6 +60,7 @@ async def parts(
     stream: Stream | None = None
     try:
         stream = await open_()
+        _log.info("provider answers", request_id=_request_id(stream))
         _untimed(stream)
         async with aclosing(watched(stream, idle_timeout_s)) as chunks:
             async for chunk in chunks:
@@ -103,6 +107,12 @@ async def _drain(stream: Stream) -> None:
 
 def _named(error: ProviderError, stream: Stream | None) -> ProviderError:
     if error.request_id is None and stream is not None:
-        headers = stream.response.headers
-        error.request_id = headers.get("x-request-id") or headers.get("request-id")
+        error.request_id = _request_id(stream)
     return error
+
+
+def _request_id(stream: Stream) -> str | None:
+    """What the provider calls this request: what one tells its support."""
+    headers = stream.response.headers
+    found: str | None = headers.get("x-request-id") or headers.get("request-id")
+    return found
