@@ -240,6 +240,8 @@ async def test_full_memory_refuses_cleanly(verb: str, log: Log, redis: Any) -> N
     epoch = await _before_full_memory(verb, log)
     before = await redis.hgetall(keys.session(SID)), await redis.dump(keys.events(SID))
     ttls = await redis.pttl(keys.session(SID)) == -1, await redis.pttl(keys.events(SID)) == -1
+    for name in VERBS:  # else it is the loading that is refused, and the script is never asked
+        await redis.script_load(scripts.source(name))
     await redis.config_set("maxmemory", 1)
     with pytest.raises(RedisError, match="maxmemory"):
         await _with_full_memory(verb, log, epoch)
@@ -268,9 +270,8 @@ async def _with_full_memory(verb: str, log: Log, epoch: int) -> None:
         case "claim":
             await sessions.claim(log)
         case "append":
-            view = await log.view(SID)
-            assert view is not None
-            await log.append(SID, view.token, epoch, 2, [*sessions.deltas("a"), sessions.terminal()])
+            token = await sessions.field(log._redis, "token")  # a view is a MULTI, which a full memory refuses
+            await log.append(SID, token, epoch, 2, [*sessions.deltas("a"), sessions.terminal()])
         case "stop":
             await log.stop(SID, "user", "g1")
         case "reap":
@@ -289,6 +290,15 @@ async def test_append_checks_before_it_writes(data: bytes, log: Log, redis: Any)
     before = await redis.hgetall(keys.session(SID)), await sessions.types(log)
     with pytest.raises(RedisError):
         await log.append(SID, held.token, held.epoch, 2, [*sessions.deltas("a"), ("question", data)])
+    assert (await redis.hgetall(keys.session(SID)), await sessions.types(log)) == before
+
+
+async def test_append_refuses_what_follows_the_end(log: Log, redis: Any) -> None:
+    """A batch with anything behind its terminal is refused whole: an end is the last that is said."""
+    held = await sessions.started(log)
+    before = await redis.hgetall(keys.session(SID)), await sessions.types(log)
+    with pytest.raises(RedisError, match="follow the end"):
+        await log.append(SID, held.token, held.epoch, 2, [sessions.terminal(), *sessions.deltas("late")])
     assert (await redis.hgetall(keys.session(SID)), await sessions.types(log)) == before
 
 
