@@ -217,7 +217,7 @@ async def test_a_question_nobody_answers_expires(stage: Stage) -> None:
     expired = [put(question), answered(question, None, "expiry"), bad_end("question_expired", retryable=True)]
     assert logged(events)[1:] == expired
     assert events[3].at > events[2].value["expires_at"]
-    assert 0 < question.value["expires_at"] - question.at <= 50
+    assert question.value["expires_at"] - question.at <= 50
 
 
 async def test_a_pipeline_may_go_on_without_an_answer(stage: Stage) -> None:
