@@ -9,8 +9,8 @@ from pydantic_core import to_json
 from api import schemas
 from api.node import Node, Principal, now_ms
 from shared.errors import InvalidRequest, SessionNotFound
-from shared.events import Event, encode
-from shared.ids import new_session_id, new_token
+from shared.events import encode
+from shared.ids import generation_before, new_session_id, new_token
 from shared.log import Opened, body_hash
 from shared.log import Stopped as StopOutcome
 from shared.models import check_model
@@ -65,7 +65,12 @@ class Commands:
             fields["options"] = _json(body.options)
         message = {"role": "user", "content": body.input}
         await self._node.directory.expect_live(sid)
-        opened = await self._node.log.message(sid, self._nonce(key), _hash(body.model_dump()), message, fields)
+        interrupt_by = "user" if body.interrupt else ""
+        opened = await self._node.log.message(
+            sid, self._nonce(key), _hash(body.model_dump()), message, fields, interrupt_by=interrupt_by
+        )
+        if opened.interrupted:
+            await self._tell_to_stop(opened.interrupted, sid, generation_before(opened.generation))
         await self._follow_up(sid, opened)
         return opened
 
@@ -74,9 +79,7 @@ class Commands:
         current = (await self.view(sid)).generation
         outcome = await self._node.log.stop(sid, "user", generation or current)
         if outcome.outcome == "stopping":
-            await self._tell(
-                outcome.worker, {"session": sid, "do": "stop", "generation": outcome.generation, "by": "user"}
-            )
+            await self._tell_to_stop(outcome.worker, sid, outcome.generation)
         return outcome
 
     async def answer(self, sid: str, body: schemas.AnswerRequest, key: str | None) -> None:
@@ -95,10 +98,7 @@ class Commands:
         except SessionNotFound:  # it was there just now: a repeat after a lost reply
             worker = view.worker
         await self._node.directory.remove_owned(self._caller, sid)
-        await self._tell(worker, {"session": sid, "do": "stop", "generation": view.generation, "by": "user"})
-
-    async def last_event(self, sid: str) -> Event | None:
-        return (await self._node.log.last_event(sid))[1]
+        await self._tell_to_stop(worker, sid, view.generation)
 
     # -- inside
 
@@ -117,6 +117,9 @@ class Commands:
             await self._node.directory.touch_owned(self._caller, sid, now_ms(), forget_ms)
         except RedisError as error:
             _log.error("could not queue or list; a reaper will queue", session=sid, error=str(error))
+
+    async def _tell_to_stop(self, worker: str, sid: str, generation: str) -> None:
+        await self._tell(worker, {"session": sid, "do": "stop", "generation": generation, "by": "user"})
 
     async def _tell(self, worker: str, message: Mapping[str, Any]) -> None:
         """What matters is stored already; an announcement that is lost costs a heartbeat."""

@@ -67,6 +67,9 @@ class NextMessage(_Request):
     """The next turn. `model` and `options` replace the session's where given."""
 
     input: Text
+    interrupt: Annotated[
+        bool, Field(description="End the generation that runs, and open the turn in the same step")
+    ] = False
     model: Annotated[str, Field(max_length=200)] | None = None
     options: Options | None = None
 

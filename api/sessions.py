@@ -4,16 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Query
 
-from api import schemas
+from api import replies, schemas
 from api.commands import Commands
 from api.errors import documented
 from api.listing import list_sessions
-from api.node import Caller, Node, TheNode
-from api.waiting import until_over
-from shared.events import EventType, State
-from shared.log import Opened
+from api.node import Caller, TheNode
+from shared.events import State
 from shared.transcript import fold
-from shared.views import SessionView
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
@@ -33,16 +30,16 @@ async def create_session(
     node: TheNode, caller: Caller, body: schemas.CreateSession, key: Key = None
 ) -> schemas.SessionOpened:
     """Start a session with its first generation. It runs whether anybody listens or not."""
-    sid, opened = await Commands(node, caller).create(body, key)
-    return await _opened(node, sid, opened)
+    sid, turn = await Commands(node, caller).create(body, key)
+    return await replies.opened(node, sid, turn)
 
 
 @router.post("/{sid}/messages", status_code=201, responses=documented(400, 404, 410, 413, 422, 503))
 async def next_message(
     node: TheNode, caller: Caller, sid: Sid, body: schemas.NextMessage, key: Key = None
 ) -> schemas.SessionOpened:
-    """The next turn. 422 `generation_running` while one runs."""
-    return await _opened(node, sid, await Commands(node, caller).message(sid, body, key))
+    """The next turn. While one runs: 422 `generation_running`, or, with `interrupt`, that one ends here."""
+    return await replies.opened(node, sid, await Commands(node, caller).message(sid, body, key))
 
 
 @router.get("/{sid}", responses=documented(404, 422, 503))
@@ -51,7 +48,7 @@ async def show_session(node: TheNode, caller: Caller, sid: Sid) -> schemas.Sessi
     view = await Commands(node, caller).view(sid)
     transcript = fold([] if view.log_gone else await node.log.events(sid))
     return schemas.SessionShown(
-        **summary(sid, view).model_dump(),
+        **replies.summary(sid, view).model_dump(),
         attempt=view.attempt,
         pipeline=view.pipeline,
         expired=view.log_gone,
@@ -70,7 +67,7 @@ async def sessions(
 ) -> schemas.SessionList:
     """The caller's sessions, the one with the newest turn first."""
     found, next_cursor = await list_sessions(node, caller, state, limit, cursor)
-    return schemas.SessionList(sessions=[summary(sid, view) for sid, view in found], next_cursor=next_cursor)
+    return schemas.SessionList(sessions=[replies.summary(sid, view) for sid, view in found], next_cursor=next_cursor)
 
 
 @router.post("/{sid}/stop", responses=documented(400, 404, 413, 422, 503))
@@ -78,12 +75,7 @@ async def stop(
     node: TheNode, caller: Caller, sid: Sid, body: Annotated[schemas.StopRequest | None, Body()] = None
 ) -> schemas.Stopped:
     """Stop the generation; what was said stays. Idempotent, and answers with how it ended, in time."""
-    body = body or schemas.StopRequest()
-    commands = Commands(node, caller)
-    outcome = await commands.stop(sid, body.generation or "")
-    if outcome.outcome == "stopping" and body.wait_s > 0:
-        await until_over(node, sid, outcome.generation, body.wait_s)
-    return await _stopped(node, commands, sid)
+    return await replies.stopped(node, Commands(node, caller), sid, body or schemas.StopRequest())
 
 
 @router.post("/{sid}/answer", status_code=202, responses=documented(400, 404, 410, 413, 422, 503))
@@ -91,43 +83,10 @@ async def answer(
     node: TheNode, caller: Caller, sid: Sid, body: schemas.AnswerRequest, key: Key = None
 ) -> schemas.Accepted:
     """Answer the open question. The first answer wins; later ones get 410."""
-    await Commands(node, caller).answer(sid, body, key)
-    return schemas.Accepted(id=sid, question=body.question)
+    return await replies.answered(Commands(node, caller), sid, body, key)
 
 
 @router.delete("/{sid}", status_code=204, responses=documented(404, 422, 503))
 async def delete(node: TheNode, caller: Caller, sid: Sid) -> None:
     """Stop and forget."""
     await Commands(node, caller).delete(sid)
-
-
-async def _stopped(node: Node, commands: Commands, sid: str) -> schemas.Stopped:
-    view = await commands.view(sid)
-    if view.live:
-        return schemas.Stopped(id=sid, generation=view.generation, state="stopping", confirmed=None)
-    last = await commands.last_event(sid)
-    confirmed = last.value["confirmed"] if last is not None and last.type == EventType.CANCELLED else None
-    return schemas.Stopped(id=sid, generation=view.generation, state=view.state.value, confirmed=confirmed)
-
-
-def summary(sid: str, view: SessionView) -> schemas.SessionSummary:
-    return schemas.SessionSummary(
-        id=sid,
-        state=view.state,
-        generation=view.generation,
-        model=view.model,
-        created=view.created,
-        last_event_id=str(view.last),
-    )
-
-
-async def _opened(node: Node, sid: str, opened: Opened) -> schemas.SessionOpened:
-    """A repeated request is answered with the id of then, and the state of now."""
-    view = None if opened.fresh else await node.log.view(sid)
-    return schemas.SessionOpened(
-        id=sid,
-        generation=opened.generation,
-        state=view.state if view else State.QUEUED,
-        last_event_id=str(opened.last),
-        events_url=f"/v1/sessions/{sid}/events",
-    )

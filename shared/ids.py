@@ -68,3 +68,8 @@ def epoch_jump() -> int:
 def generation_number(generation: str) -> int:
     """`g3` → 3."""
     return int(generation[1:])
+
+
+def generation_before(generation: str) -> str:
+    """`g3` → `g2`."""
+    return f"g{generation_number(generation) - 1}"

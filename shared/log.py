@@ -37,6 +37,8 @@ class Opened:
     generation: str
     last: EventId
     fresh: bool
+    interrupted: str = ""
+    """The worker that must let go of the generation this turn has ended; nothing where none was running."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,23 @@ class Log:
         return _opened(sid, reply)
 
     async def message(
-        self, sid: str, nonce: str, body: str, message: Mapping[str, Any], fields: Mapping[str, str]
+        self,
+        sid: str,
+        nonce: str,
+        body: str,
+        message: Mapping[str, Any],
+        fields: Mapping[str, str],
+        *,
+        interrupt_by: str = "",
     ) -> Opened:
-        """Open the next turn. Raises SessionNotFound, SessionExpired, GenerationRunning, IdempotencyMismatch."""
+        """Open the next turn. With `interrupt_by`, a generation that runs is ended in the same step, by that name: its
+        worker is fenced, and what it had said so far stays.
+
+        Raises SessionNotFound, SessionExpired, IdempotencyMismatch, and GenerationRunning where it may not interrupt.
+        """
+        cancelled = encode({"by": interrupt_by, "confirmed": False}) if interrupt_by else b""
         reply = await self._run(
-            "session_message", sid, nonce, body, epoch_jump(), encode(message), *_flat(fields)
+            "session_message", sid, nonce, body, epoch_jump(), encode(message), cancelled, *_flat(fields)
         )  # fmt: skip
         return _opened(sid, reply)
 
@@ -333,7 +347,8 @@ def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
 def _opened(sid: str, reply: list[Any]) -> Opened:
     if reply[0] != b"OK":
         raise _refused(sid, reply)
-    return Opened(reply[1].decode(), EventId.parse(reply[2].decode()), bool(reply[3]))
+    interrupted = reply[4].decode() if len(reply) > 4 else ""
+    return Opened(reply[1].decode(), EventId.parse(reply[2].decode()), bool(reply[3]), interrupted)
 
 
 def _refused(sid: str, reply: list[Any]) -> HoldfastError:

@@ -94,9 +94,9 @@ class LogMachine(RuleBasedStateMachine):
     def create(self, nonce: str, body: str, fault: Fault) -> None:
         self.call(fault, self.world.log.create(self._sid, nonce, body, [HELLO, HELLO], FIELDS))
 
-    @rule(nonce=NAMES.map("m{}".format), body=BODIES, fault=FAULTS)
-    def message(self, nonce: str, body: str, fault: Fault) -> None:
-        self.call(fault, self.world.log.message(self._sid, nonce, body, HELLO, {}))
+    @rule(nonce=NAMES.map("m{}".format), body=BODIES, fault=FAULTS, interrupt=st.sampled_from(["", "", "user"]))
+    def message(self, nonce: str, body: str, fault: Fault, interrupt: str = "") -> None:
+        self.call(fault, self.world.log.message(self._sid, nonce, body, HELLO, {}, interrupt_by=interrupt))
 
     @rule(old=st.booleans(), fault=FAULTS)
     def stop(self, old: bool, fault: Fault) -> None:

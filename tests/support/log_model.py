@@ -92,19 +92,21 @@ class Model:
         return ["OK", "g1", str(self.last), "1"]
 
     def _session_message(self, argv: Sequence[str], epoch: "_Epoch") -> list[str]:
-        nonce, body, jump, data = argv[:4]
+        nonce, body, jump, data, cancelled = argv[:5]
         if not self.known:
             return ["UNKNOWN"]
         if seen := self.nonces.get(nonce):
-            return ["OK", seen[0], seen[2], "0"] if seen[1] == body else ["OTHER_BODY"]
-        if self.live:
+            return ["OK", seen[0], seen[2], "0", ""] if seen[1] == body else ["OTHER_BODY"]
+        if self.live and not cancelled:
             return ["RUNNING", self.generation]
-        if not self.log_exists:
+        if not self.live and not self.log_exists:
             return ["EXPIRED"]
+        end = [("generation.cancelled", _with(cancelled, generation=self.generation))] if self.live else []
+        worker = self.worker if self.live else ""
         generation = f"g{int(self.generation[1:]) + 1}"
-        self._open(epoch, jump, "", ("message", _with(data, generation=generation)))
+        self._open(epoch, jump, "", *end, ("message", _with(data, generation=generation)))
         self._turn(generation, nonce, body)
-        return ["OK", generation, str(self.last), "1"]
+        return ["OK", generation, str(self.last), "1", worker]
 
     def _session_delete(self, argv: Sequence[str], epoch: "_Epoch") -> list[str]:
         if not self.known:
