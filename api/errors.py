@@ -1,5 +1,6 @@
 """Errors over HTTP: `{"error": {"code", "message"}}` with the status that fits. Never 409: SDKs retry that."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,6 +28,10 @@ STATUS: dict[type[errors.HoldfastError], int] = {
     errors.SessionExists: 422,
     errors.GenerationRunning: 422,
     errors.NotTheGeneration: 422,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.TooMany: 429,
+    errors.AuthenticationUnavailable: 503,
     errors.RedisUnavailable: 503,
     errors.HoldfastError: 500,
 }
@@ -52,7 +57,18 @@ def error_body(code: str, message: str) -> dict[str, Any]:
 
 def error_response(error: errors.HoldfastError) -> JSONResponse:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    return JSONResponse(error_body(error.code, error.message), status)
+    return JSONResponse(error_body(error.code, error.message), status, _headers(error))
+
+
+def _headers(error: errors.HoldfastError) -> dict[str, str] | None:
+    match error:
+        case errors.Unauthorized():
+            return {"www-authenticate": "Bearer"}
+        case errors.TooMany():
+            return {"retry-after": str(error.retry_after_s)}
+        case errors.AuthenticationUnavailable():
+            return {"retry-after": "5"}
+    return None
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -84,8 +100,13 @@ async def _on_validation(_: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return JSONResponse(error_body("invalid_json", "the body is not valid JSON"), 400)
-    place = ".".join(str(part) for part in first["loc"]).encode(errors="replace").decode()
-    return JSONResponse(error_body("invalid_request", f"{place}: {first['msg']}"), 422)
+    return JSONResponse(error_body("invalid_request", words_of(first)), 422)
+
+
+def words_of(error: Mapping[str, Any]) -> str:
+    """Place and reason of one error that pydantic found, without the value."""
+    place = ".".join(str(part) for part in error["loc"]).encode(errors="replace").decode()
+    return f"{place}: {error['msg']}" if place else str(error["msg"])
 
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:

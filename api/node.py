@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
 
+from api.auth import ANONYMOUS as ANONYMOUS
+from api.auth import Authenticator, authenticate
+from api.auth import Principal as Principal
 from api.hub import Hub
 from shared import jobs
 from shared.directory import Directory
@@ -23,17 +27,18 @@ class Node:
     directory: Directory
     queue: jobs.JobQueue
     hub: Hub
+    auth: Authenticator
 
 
 @contextlib.asynccontextmanager
-async def open_node(settings: Settings) -> AsyncIterator[Node]:
+async def open_node(settings: Settings, auth: Authenticator | None = None) -> AsyncIterator[Node]:
     """Connections are made on first use: a node starts, and says it is not ready, while Redis is away."""
     redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
     queue = jobs.JobQueue(jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s))
     log, directory = Log(redis, settings.retention), Directory(redis)
     try:
         async with Hub(settings, log, directory).running() as hub:
-            yield Node(settings, log, directory, queue, hub)
+            yield Node(settings, log, directory, queue, hub, auth or Authenticator.of(settings))
     finally:
         await queue.aclose()
         await redis.aclose(close_connection_pool=True)
@@ -45,16 +50,20 @@ def node_of(request: Request) -> Node:
 
 TheNode = Annotated[Node, Depends(node_of)]
 
-Principal = str
-ANONYMOUS: Principal = "anonymous"
+
+async def caller_of(connection: HTTPConnection) -> Principal:
+    """Who calls, by a credential in a header. Raises Unauthorized."""
+    return await authenticate(connection)
 
 
-def principal_of() -> Principal:
-    """Who calls. Everybody is the same one as long as no authentication is configured."""
-    return ANONYMOUS
+async def reader_of(connection: HTTPConnection) -> Principal:
+    """The same, or by a stream token of the session in the path. Raises Unauthorized."""
+    return await authenticate(connection, connection.path_params["sid"])
 
 
-Caller = Annotated[Principal, Depends(principal_of)]
+Caller = Annotated[Principal, Depends(caller_of)]
+StreamCaller = Annotated[Principal, Depends(reader_of)]
+"""Of a route that follows one session."""
 
 
 def now_ms() -> int:

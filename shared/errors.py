@@ -13,6 +13,15 @@
     ├── GenerationRunning
     ├── NotTheGeneration
     ├── QuestionGone
+    ├── Unauthorized                    who calls is not known
+    ├── AuthenticationUnavailable       nor can it be found out at the moment
+    ├── Forbidden
+    │   ├── OriginNotAllowed            a foreign page
+    │   └── HostNotAllowed              a foreign name of this host
+    ├── TooMany                         a limit of the caller's: `retry_after_s` says when it may be tried again
+    │   ├── RateLimited
+    │   ├── TooManySessions
+    │   └── TooManyStreams
     ├── RedisUnavailable
     └── ConfigurationError              a setting is wrong: said at start, not at use
 
@@ -107,6 +116,58 @@ class QuestionGone(HoldfastError):
 
     def __init__(self, question: str) -> None:
         super().__init__(f"question {question[:64]!r} is not open: it was answered, has expired, or never was")
+
+
+class Unauthorized(HoldfastError):
+    code = "unauthorized"
+
+    def __init__(self, message: str = "no valid credentials; send Authorization: Bearer <key or token>") -> None:
+        super().__init__(message)
+
+
+class AuthenticationUnavailable(HoldfastError):
+    code = "authentication_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("the keys that sign tokens cannot be had at the moment")
+
+
+class Forbidden(HoldfastError):
+    code = "forbidden"
+
+
+class OriginNotAllowed(Forbidden):
+    code = "origin_not_allowed"
+
+    def __init__(self) -> None:
+        super().__init__("pages of this origin may not use this node; see HOLDFAST_CORS_ORIGINS")
+
+
+class HostNotAllowed(Forbidden):
+    code = "host_not_allowed"
+
+    def __init__(self) -> None:
+        super().__init__("without authentication a node answers to localhost and IP addresses; see HOLDFAST_HOSTS")
+
+
+class TooMany(HoldfastError):
+    """`retry_after_s`: whole seconds, at least 1."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(TooMany):
+    code = "rate_limited"
+
+
+class TooManySessions(TooMany):
+    code = "too_many_sessions"
+
+
+class TooManyStreams(TooMany):
+    code = "too_many_streams"
 
 
 class RedisUnavailable(HoldfastError):

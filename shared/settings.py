@@ -1,9 +1,10 @@
 """Settings: `HOLDFAST_*` environment variables, read once. Units are in the names."""
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import ConfigurationError
@@ -82,8 +83,44 @@ class Settings(BaseSettings):
     linger_s: float = Field(3.0, ge=0)
     """The last append is repeated twice, this far apart: a failover cannot lose the end."""
 
-    auth: Literal["none"] = "none"
-    """Everybody is the same caller. There is nothing else yet: a node refuses to start with any other value."""
+    auth: Literal["none", "keys", "jwt"] = "none"
+    """Who callers are: everybody the same one; those who have an API key; those whom a JWT names."""
+    allow_anonymous: bool = False
+    """With `none`, a node serves on loopback alone, unless this says that whoever reaches it may use it."""
+    keys: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """JSON: principal → SHA-256 digests of its API keys, in hex. `holdfast keys new NAME` makes one."""
+    keys_file: Path | None = None
+    """The same in a file, which is read again when it changes: keys come and go without a restart."""
+    jwt_key: SecretStr = SecretStr("")
+    """A public key in PEM, or a shared secret of at least 32 characters."""
+    jwt_jwks_url: str = ""
+    """Where the issuer publishes its keys; https. Needs jwt_issuer and jwt_audience."""
+    jwt_algorithms: Annotated[tuple[str, ...], NoDecode] = ()
+    """Separated by commas. Empty: all that fit the key. Never both kinds, of shared secrets and of public keys."""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    """Must be among the token's audiences. Empty: not checked, with a key of one's own alone."""
+    jwt_leeway_s: float = Field(10.0, ge=0, le=300)
+    """By how much the issuer's clock may differ."""
+    jwt_principal_claim: str = Field("sub", min_length=1)
+    """The claim that says who calls: a string, the same as long as the caller is the same."""
+    token_secret: SecretStr = SecretStr("")
+    """Signs stream tokens; at least 32 characters, the same on every node. Several, separated by commas: the first
+    signs, all of them verify."""
+    token_s: int = Field(300, ge=1, le=86_400)
+    """How long a stream token lives. It is looked at when a stream begins; an open one stays open."""
+    stream_max_s: float = Field(0.0, ge=0)
+    """Streams that are older than this are cut, and must come back with valid credentials. 0: never."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may use this node, separated by commas: `https://app.example.com`. Its own always may."""
+    hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """With `none` on loopback: further names by which browsers and proxies may call this node, separated by commas."""
+    turns_per_minute: int | None = Field(None, ge=0)
+    """Sessions and messages one principal may start. 0: any number. Not given: 600, or any number with `none`."""
+    live_sessions: int | None = Field(None, ge=0)
+    """Sessions of one principal with a live generation. 0: any number. Not given: 200, or any number with `none`."""
+    open_streams: int | None = Field(None, ge=0)
+    """Streams of one principal on one node. 0: any number. Not given: 500, or any number with `none`."""
     log_level: str = "info"
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
     models: dict[str, ModelConfig] = Field(default_factory=dict)
@@ -109,7 +146,7 @@ class Settings(BaseSettings):
             name = "HOLDFAST_" + "_".join(str(part) for part in first["loc"]).upper()
             raise ConfigurationError(f"{name}: {first['msg']}") from None
 
-    @field_validator("pipelines", mode="before")
+    @field_validator("pipelines", "jwt_algorithms", "cors_origins", "hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
