@@ -1,13 +1,25 @@
 """Connections to Redis. The number of connections of a process is a small constant, never one per client."""
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    DataError,
+    ExecAbortError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import ConfigurationError
@@ -25,6 +37,7 @@ __all__ = [
     "check_url",
     "connect",
     "connect_blocking",
+    "transient",
 ]
 
 
@@ -66,4 +79,29 @@ def connect_blocking(url: str) -> Any:
         socket_timeout=None,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_keepalive=True,
+    )
+
+
+_PASSING = re.compile(
+    r"(?:^|[\s-])(?:ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|NOSCRIPT|OOM|READONLY|TRYAGAIN"
+    r"|UNBLOCKED)\b"
+)
+"""Words of errors that pass by themselves. Redis 6 puts them behind the name of the script that met them."""
+_PASSING_KINDS = (
+    AskError,
+    ClusterDownError,
+    ExecAbortError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+
+
+def transient(error: Exception) -> bool:
+    """Whether the same command may succeed later. False: Redis has refused what it says, and will again."""
+    if isinstance(error, DataError):
+        return False
+    return (
+        not isinstance(error, ResponseError) or isinstance(error, _PASSING_KINDS) or bool(_PASSING.search(str(error)))
     )
