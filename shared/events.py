@@ -24,6 +24,7 @@ class EventType(StrEnum):
     QUESTION = "question"
     ANSWER = "answer"
     USAGE = "usage"
+    PROVIDER_RUN = "provider.run"
     COMPLETED = "generation.completed"
     FAILED = "generation.failed"
     CANCELLED = "generation.cancelled"
@@ -89,6 +90,11 @@ class Event:
     def frame(self) -> bytes:
         """The event as an SSE reader is sent it; also the form in which scripts publish it."""
         return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(self.id).encode(), self.type.encode(), self.data)
+
+    @cached_property
+    def packet(self) -> str:
+        """The event as a WebSocket reader is sent it."""
+        return f'{{"id":"{self.id}","type":"{self.type}","data":{self.data.decode()}}}'
 
     @property
     def prev(self) -> EventId | None:

@@ -4,21 +4,23 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import ConfigurationError
 from shared.log import Retention
 from shared.models import PREFIX, ModelConfig
+from shared.redis import check_url, is_cluster
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HOLDFAST_", extra="ignore", frozen=True)
 
     redis_url: str = ""
-    """`redis://`, `rediss://` or `unix://`. Empty: `holdfast dev` starts an embedded one; others use localhost:6379."""
+    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://host,host/name` or `redis+cluster://host,host`: see
+    shared/topology/url.py. Empty: `holdfast dev` starts an embedded one; others use localhost:6379."""
     queue_url: str = ""
-    """Redis of the job queue. Empty: the same as redis_url."""
+    """Redis of the job queue, no Cluster. Empty: the same as redis_url, where that is none."""
     redis_connections: int = Field(4, ge=2, le=100)
     """Most connections of one process for commands. Subscriptions and the queue take a few more."""
     redis_timeout_s: float = Field(5.0, gt=0)
@@ -28,6 +30,8 @@ class Settings(BaseSettings):
     drain_s: float = Field(5.0, ge=0)
     """On SIGTERM, open streams are closed spread over this time."""
     keepalive_s: float = Field(12.0, gt=0, le=15)
+    send_timeout_s: float = Field(60.0, ge=1, le=3600)
+    """A client that takes nothing for this long is dropped; if it lives, it comes back with its cursor."""
     quiet_check_s: float = Field(1.0, gt=0)
     """A feed that has been quiet this long looks at the log, so that a lost last event is found."""
     heal_wait_s: float = Field(10.0, gt=0)
@@ -80,8 +84,12 @@ class Settings(BaseSettings):
     """Largest single event a pipeline may say, such as a tool's output. A generation that says more fails."""
     max_output_bytes: int = Field(16 << 20, ge=1)
     """A generation that says more than this fails: the writer keeps all it said until the end."""
+    worker_output_bytes: int = Field(1 << 30, ge=1)
+    """What all generations of a worker may keep together. Beyond, the one that keeps most fails."""
     linger_s: float = Field(3.0, ge=0)
     """The last append is repeated twice, this far apart: a failover cannot lose the end."""
+    compact: bool = True
+    """After that, neighbouring deltas are stored joined: a log takes less memory. What readers get stays the same."""
 
     auth: Literal["none", "keys", "jwt"] = "none"
     """Who callers are: everybody the same one; those who have an API key; those whom a JWT names."""

@@ -10,6 +10,9 @@ from shared.jobs import JobQueue
 from shared.log import Log
 from shared.settings import Settings
 from shared.tasks import cancel
+from worker.budget import Budget
+from worker.compacting import Compacting
+from worker.outage import Outage
 from worker.providers.registry import Providers
 
 if TYPE_CHECKING:
@@ -23,12 +26,19 @@ class WorkerContext:
     settings: Settings
     log: Log
     directory: Directory
+    lease: Directory
+    """The same directory over a connection of its own: a lease must not wait for anything else."""
     queue: JobQueue
     providers: Providers
+    budget: Budget
+    outage: Outage = field(default_factory=lambda: Outage("the log"))
+    compacting: Compacting = field(default_factory=Compacting)
     held: dict[str, "Holding | None"] = field(default_factory=dict)
     """Token → the generation held by it; None while its claim is under way."""
+    leaving: bool = False
+    """The worker is stopping: what it holds may end, but what waits for a user goes back to the queue."""
     releasing: bool = False
-    """The worker is stopping: what it holds, and what it still claims, goes back to the queue."""
+    """What it holds, and what it still claims, goes back to the queue."""
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     def find(self, sid: str, generation: str) -> "Holding | None":
@@ -36,11 +46,23 @@ class WorkerContext:
         wanted = (sid, generation)
         return next((held for held in self.held.values() if held and (held.sid, held.generation) == wanted), None)
 
+    def leave(self) -> None:
+        self.leaving = True
+        for held in self._working():
+            held.leave()
+
     def release_all(self) -> None:
         self.releasing = True
-        for held in list(self.held.values()):
-            if held is not None and not held.over:
-                held.release()
+        for held in self._working():
+            held.release()
+
+    def _working(self) -> list["Holding"]:
+        return [held for held in self.held.values() if held is not None and not held.over]
+
+    def compact(self, sid: str) -> None:
+        """Beside the jobs, when there is time: a generation is over, and nobody will repeat its end."""
+        if self.settings.compact:
+            self.spawn(self.compacting.compact(self.log, sid))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something to its end beside the jobs; at shutdown it is cancelled."""

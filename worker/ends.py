@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from shared.errors import HoldfastError
 from shared.events import EventType
@@ -22,6 +22,15 @@ class End:
 
     type: EventType
     data: Mapping[str, Any]
+
+
+def _failed(code: str, message: str, *, retryable: bool) -> End:
+    return End(EventType.FAILED, {"code": code, "message": message, "retryable": retryable})
+
+
+TIMED_OUT: Final = _failed("timeout", "the generation took too long", retryable=True)
+TOO_MUCH_TOGETHER: Final = _failed("output_limit", "the worker keeps more output than it may", retryable=True)
+LOG_REFUSED: Final = _failed("log_refused", "the log did not take what was said", retryable=False)
 
 
 def cancelled(by: str, *, confirmed: bool) -> End:
@@ -62,7 +71,3 @@ def _failure(error: Exception) -> End:
             return _failed(error.code, error.message, retryable=False)
     _log.error("pipeline failed", exc_info=error)
     return _failed("internal", "the pipeline failed", retryable=True)
-
-
-def _failed(code: str, message: str, *, retryable: bool) -> End:
-    return End(EventType.FAILED, {"code": code, "message": message, "retryable": retryable})

@@ -4,15 +4,16 @@ import asyncio
 import os
 import socket
 
-from shared.directory import Directory
 from shared.events import encode
 from shared.redis import RedisError
+from shared.tasks import within
 from shared.telemetry import get_logger
 from worker.context import WorkerContext
 
 _log = get_logger(__name__)
 
 RETRY_S = 0.25
+END_S = 1.0
 
 
 class Contact:
@@ -53,14 +54,26 @@ async def beat(context: WorkerContext, contact: Contact) -> None:
     lease_ms = int(settings.lease_s * 1000)
     while True:
         try:
-            await context.directory.refresh_lease(context.worker_id, lease_ms, _about(context))
-            contact.heard()
-            await _hear_requests(context)
+            await context.lease.refresh_lease(context.worker_id, lease_ms, _about(context))
         except RedisError as error:
-            _log.warning("heartbeat failed", error=str(error))
+            context.outage.failed("heartbeat", error)
             await asyncio.sleep(RETRY_S)
-            continue
-        await asyncio.sleep(settings.heartbeat_s)
+        else:
+            contact.heard()
+            context.outage.passed("heartbeat")
+            await asyncio.sleep(settings.heartbeat_s)
+
+
+async def listen(context: WorkerContext) -> None:
+    """Looks for what was asked of this worker's generations, until cancelled. Apart from the lease, which must not wait
+    for it."""
+    while True:
+        try:
+            await _hear_requests(context)
+            context.outage.passed("requests")
+        except RedisError as error:
+            context.outage.failed("requests", error)
+        await asyncio.sleep(context.settings.heartbeat_s)
 
 
 async def _hear_requests(context: WorkerContext) -> None:
@@ -79,10 +92,10 @@ async def _hear_requests(context: WorkerContext) -> None:
             held.answer(view.answer)
 
 
-async def end(directory: Directory, worker_id: str) -> None:
+async def end(context: WorkerContext) -> None:
     try:
-        await directory.end_lease(worker_id)
-    except RedisError as error:
+        await within(END_S, context.lease.end_lease(context.worker_id))
+    except (RedisError, TimeoutError) as error:
         _log.info("lease left to run out", error=str(error))
 
 

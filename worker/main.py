@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import from_json
@@ -23,6 +24,7 @@ from shared.subscriber import Subscriber
 from shared.tasks import cancel
 from shared.telemetry import configure, get_logger
 from worker import heartbeat, pipelines, queue
+from worker.budget import Budget
 from worker.context import WorkerContext
 from worker.heartbeat import Contact
 from worker.providers.registry import DEFAULT_SOURCES, ModelSource, Providers
@@ -30,7 +32,9 @@ from worker.reaper import Reaper
 
 _log = get_logger(__name__)
 
-HAND_OVER_S = 8.0
+HAND_OVER_S = 6.0
+"""How long generations may take to be handed over; beyond, their jobs are cancelled, and have END_S."""
+END_S = 3.0
 
 
 def new_worker_id() -> str:
@@ -46,6 +50,9 @@ def _sources(settings: Settings) -> dict[str, ModelSource]:
 @contextlib.asynccontextmanager
 async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
     redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
+    lease = connect(
+        settings.log_redis_url, connections=1, timeout_s=min(settings.redis_timeout_s, settings.lease_s / 4)
+    )
     pool = jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s, queue.CONNECTIONS)
     providers = Providers.from_settings(settings.idle_timeout_s, models=_sources(settings))
     context = WorkerContext(
@@ -53,15 +60,18 @@ async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
         settings=settings,
         log=Log(redis, settings.retention),
         directory=Directory(redis),
+        lease=Directory(lease),
         queue=jobs.JobQueue(pool),
         providers=providers,
+        budget=Budget(settings.worker_output_bytes),
     )
     try:
         yield context
     finally:
         await providers.aclose()
         await context.queue.aclose()
-        await redis.aclose(close_connection_pool=True)
+        for client in (lease, redis):
+            await client.aclose(close_connection_pool=True)
 
 
 def hear(context: WorkerContext, payload: bytes) -> None:
@@ -76,20 +86,39 @@ def hear(context: WorkerContext, payload: bytes) -> None:
         held.answer(message["answer"])
 
 
-async def serve(settings: Settings, stopping: asyncio.Event) -> None:
-    """Run a worker until `stopping` is set, then let generations finish, hand over the rest, and return."""
+@dataclass(frozen=True)
+class Stopping:
+    """What a worker is told from outside."""
+
+    soon: asyncio.Event = field(default_factory=asyncio.Event)
+    """Take no more jobs; what runs may end within the grace time."""
+    now: asyncio.Event = field(default_factory=asyncio.Event)
+    """Hand over what still runs."""
+
+    def signalled(self) -> None:
+        """The first time soon, the second time now."""
+        (self.now if self.soon.is_set() else self.soon).set()
+
+
+async def serve(settings: Settings, stopping: Stopping) -> None:
+    """Run a worker until it is to stop, then let generations finish, hand over the rest, and return.
+
+    From then on it takes at most the grace time and about ten seconds, also where Redis is away.
+    """
     pipelines.load(settings.pipelines)
     async with open_context(settings) as context:
         context.spawn(context.providers.warm())
         contact = Contact(settings.lease_s, settings.heartbeat_s)
         control = Subscriber(settings.log_redis_url, lambda _, payload: hear(context, payload), contact.broken)
         arq = queue.build_worker(context, context.queue.arq)
-        async with _running(heartbeat.beat(context, contact), control.run(), Reaper(context, contact).run()):
+        async with _running(
+            heartbeat.beat(context, contact), heartbeat.listen(context), control.run(), Reaper(context, contact).run()
+        ):
             async with _running(_take_jobs(context, contact, control, arq)):
-                await stopping.wait()
-            await _hand_over(context, arq)
+                await stopping.soon.wait()
+            await _hand_over(context, arq, stopping.now)
         await context.cancel_background()
-        await heartbeat.end(context.directory, context.worker_id)
+        await heartbeat.end(context)
         await control.aclose()
 
 
@@ -101,15 +130,17 @@ async def _take_jobs(context: WorkerContext, contact: Contact, control: Subscrib
     await arq.main()
 
 
-async def _hand_over(context: WorkerContext, arq: queue.WakingWorker) -> None:
-    """Generations may finish within the grace time; the rest go back to the queue, for another worker to run."""
+async def _hand_over(context: WorkerContext, arq: queue.WakingWorker, now: asyncio.Event) -> None:
+    """Generations may finish within the grace time; the rest go back to the queue, for another worker to run. Those
+    that wait for their users go at once: their time may be long."""
     _log.info("worker stopping", generations=len(context.held))
-    if await queue.drained(arq, context.settings.worker_grace_s):
+    context.leave()
+    if await queue.drained(arq, context.settings.worker_grace_s, now):
         return
     context.release_all()
     if not await queue.drained(arq, HAND_OVER_S):
         _log.error("generations left to the reaper", generations=len(context.held))
-        await queue.end_jobs(arq, HAND_OVER_S)
+        await queue.end_jobs(arq, END_S)
 
 
 @contextlib.asynccontextmanager
@@ -139,10 +170,10 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _main(settings: Settings) -> None:
-    stopping = asyncio.Event()
+    stopping = Stopping()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
+        loop.add_signal_handler(signum, stopping.signalled)
     await serve(settings, stopping)
 
 

@@ -1,16 +1,16 @@
 """From a session's log to the run its pipeline is given."""
 
-import asyncio
-
 from pydantic_core import from_json
 
 from shared.events import Event
 from shared.transcript import fold
 from shared.views import SessionView
+from worker.clock import Clock
 from worker.context import WorkerContext
 from worker.holding import Holding
 from worker.pipelines import Pipeline, Run, lookup
 from worker.pipelines.questions import Earlier, Questions
+from worker.pipelines.remote import RemoteRuns
 from worker.pipelines.run import Limits
 from worker.writer import Writer
 
@@ -20,7 +20,8 @@ def prepare(
     writer: Writer,
     holding: Holding,
     attempt: int,
-    clock: asyncio.Timeout,
+    clock: Clock,
+    remote: RemoteRuns,
     view: SessionView,
     events: list[Event],
 ) -> tuple[Pipeline, Run]:
@@ -36,6 +37,7 @@ def prepare(
         writer=writer,
         providers=context.providers,
         questions=Questions(context.log, writer, holding, clock, Earlier.of(events, pen.generation, view.answer)),
+        remote=remote,
         limits=Limits(settings.question_timeout_s, settings.tool_timeout_s, settings.tool_rounds),
     )
     return lookup(view.pipeline or "chat"), run

@@ -11,6 +11,7 @@ from shared.redis import RedisError
 from shared.tasks import cancel
 from shared.telemetry import get_logger
 from worker.context import WorkerContext
+from worker.outage import Outage
 from worker.run import run_generation
 
 _log = get_logger(__name__)
@@ -31,14 +32,19 @@ class WakingWorker(Worker):
     log, not the queue, knows who runs it.
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._outage = Outage("the queue")
+
     async def main(self) -> None:
         """Runs until cancelled. Overrides arq's polling loop."""
         while True:
             await self.sem.acquire()
             try:
                 taken = await self._take()
+                self._outage.passed(self)
             except RedisError as error:
-                _log.warning("queue unreachable", error=str(error))
+                self._outage.failed(self, error)
                 await asyncio.sleep(REDIS_AWAY_S)
                 taken = False
             finally:
@@ -92,13 +98,15 @@ def build_worker(context: WorkerContext, pool: ArqRedis) -> WakingWorker:
     )
 
 
-async def drained(arq: WakingWorker, within_s: float) -> bool:
-    """Wait until no job runs any more; False if some still do. Meaningful once `main` was ended."""
-    running = [job for job in arq.tasks.values() if not job.done()]
-    if not running:
-        return True
-    _, left = await asyncio.wait(running, timeout=within_s)
-    return not left
+async def drained(arq: WakingWorker, within_s: float, now: asyncio.Event | None = None) -> bool:
+    """Wait until no job runs any more; False if some still do. Meaningful once `main` was ended. Once `now` is set,
+    the waiting is over."""
+    ending: asyncio.Future[Any] = asyncio.gather(*arq.tasks.values(), return_exceptions=True)
+    hurry = asyncio.create_task((now or asyncio.Event()).wait())
+    waits: set[asyncio.Future[Any]] = {ending, hurry}
+    await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    return ending.done()
 
 
 async def end_jobs(arq: WakingWorker, within_s: float) -> None:

@@ -5,7 +5,7 @@ import random
 import time
 
 from shared.events import State
-from shared.redis import RedisError
+from shared.redis import RedisError, transient
 from shared.telemetry import get_logger
 from shared.views import SessionView
 from worker.context import WorkerContext
@@ -13,7 +13,8 @@ from worker.heartbeat import Contact
 
 _log = get_logger(__name__)
 
-PERIOD_S = (1.7, 2.3)
+PERIOD = (0.28, 0.38)
+"""Of a lease: how long after a sweep the next one begins."""
 VIEWS = 200
 """Sessions looked at in one round trip."""
 STALE_S = 1.0
@@ -34,16 +35,19 @@ class Reaper:
         """Session → when it was queued again, of those that must not be again so soon."""
         self._left = REQUEUES
         """How many more may be queued again in this sweep."""
+        self._broken: set[str] = set()
+        """Sessions that were complained of."""
         self._now_ms = 0
         """Redis' clock at the beginning of this sweep."""
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(random.uniform(*PERIOD_S))
+            await asyncio.sleep(random.uniform(*PERIOD) * self._settings.lease_s)
             try:
                 await self.sweep()
+                self._context.outage.passed("reaper")
             except RedisError as error:
-                _log.warning("sweep failed", error=str(error))
+                self._context.outage.failed("reaper", error)
 
     async def sweep(self) -> None:
         index = await self._context.directory.live()
@@ -56,10 +60,24 @@ class Reaper:
             views = await self._context.log.views(sids)
             alive = await self._alive({view.worker for view in views if view and view.worker})
             for sid, view in zip(sids, views, strict=True):
-                await self._judge(sid, view, index[sid], alive, started)
+                await self._judge_apart(sid, view, index[sid], alive, started)
+        self._broken &= index.keys()
 
     async def _alive(self, workers: set[str]) -> set[str]:
         return {worker for worker in workers if await self._context.directory.is_alive(worker)}
+
+    async def _judge_apart(
+        self, sid: str, view: SessionView | None, score: int, alive: set[str], started: float
+    ) -> None:
+        """A session whose keys Redis refuses to touch must not keep the reaper from all the others."""
+        try:
+            await self._judge(sid, view, score, alive, started)
+        except RedisError as error:
+            if transient(error):
+                raise
+            if sid not in self._broken:
+                self._broken.add(sid)
+                _log.error("session cannot be judged", session=sid, error=str(error))
 
     async def _judge(self, sid: str, view: SessionView | None, score: int, alive: set[str], started: float) -> None:
         if view is None or not view.live:
@@ -105,6 +123,8 @@ class Reaper:
         _log.warning("worker lost", session=sid, worker=view.worker, next_attempt=reaped.requeued)
         if reaped.requeued:
             await self._context.queue.enqueue(sid, reaped.generation, reaped.epoch)
+        else:
+            self._context.compact(sid)
 
 
 def _chunks(items: list[str], size: int) -> list[list[str]]:

@@ -6,22 +6,29 @@ from typing import Any
 from shared.events import Event
 from shared.ids import new_token
 from shared.log import Claimed
-from shared.redis import RedisError
-from shared.tasks import cancel
+from shared.redis import RedisError, transient
+from shared.tasks import cancel, within
 from shared.telemetry import bound, get_logger
 from shared.views import SessionView
+from worker.clock import Clock
 from worker.context import WorkerContext
-from worker.ends import End, cancelled, end_of
+from worker.ends import LOG_REFUSED, TIMED_OUT, TOO_MUCH_TOGETHER, End, cancelled, end_of
 from worker.holding import Holding, Verdict
 from worker.pipelines import Pipeline, Run
+from worker.pipelines.remote import RemoteRuns
 from worker.prepare import prepare
-from worker.writer import Batching, Pen, PenLost, SessionGone, Writer
+from worker.writer import AppendRefused, Batching, Pen, PenLost, SessionGone, Writer
 
 _log = get_logger(__name__)
 
 CLAIM_TRIES = 6
 CLOSE_S = 5.0
 """A pipeline that is stopped must let go of its provider within this time to be called confirmed."""
+RELEASE_S = 3.0
+"""How long Redis is asked to take a generation back. After that its lease runs out, and a reaper finds it."""
+RELEASE_PAUSE_S = 0.1
+WANTED_S = 2.0
+"""How long the log may take to say whether a run at a provider is still of use."""
 
 
 async def run_generation(context: WorkerContext, sid: str, generation: str) -> None:
@@ -50,10 +57,17 @@ async def _claim(
     """Repeated with the same token after a lost reply; given up when Redis stays away (the reaper queues it again)."""
     for n in range(CLAIM_TRIES):
         try:
-            return await context.log.claim_and_read(sid, token, generation, context.worker_id)
+            claim = await context.log.claim_and_read(sid, token, generation, context.worker_id)
         except RedisError as error:
-            _log.warning("claim failed", session=sid, error=str(error))
+            if not transient(error):
+                _log.error("claim refused", session=sid, error=str(error))
+                break
+            context.outage.failed(token, error)
             await asyncio.sleep(0.1 * (n + 1))
+        else:
+            context.outage.passed(token)
+            return claim
+    context.outage.left(token)
     return None, None, []
 
 
@@ -67,75 +81,115 @@ class _Job:
         """The session as it was claimed, with its log up to there in `events`."""
         self.events = events
         self.holding = Holding(pen.sid, pen.generation)
-        self.writer = Writer(context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold)
+        self.share = context.budget.share(self.holding.exceed)
+        self.writer = Writer(
+            context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold, self.share,
+            context.outage,
+        )  # fmt: skip
+        self.remote = RemoteRuns.of(events, pen.generation, self.writer.event)
+        self.clock = Clock(context.settings.generation_timeout_s, self.holding.expire)
         self.holding.check = self.writer.check
         self._token = pen.token
         self._hold(pen)
         if context.releasing:
             self.holding.release()
+        elif context.leaving:
+            self.holding.leave()
 
     def _hold(self, pen: Pen) -> None:
         """Held under the token of the moment: a claim that is made again has another one."""
-        self._let_go()
+        self.context.held.pop(self._token, None)
         self._token = pen.token
         self.context.held[pen.token] = self.holding
 
     def _let_go(self) -> None:
         self.context.held.pop(self._token, None)
+        self.share.give_back()
 
     async def run(self) -> None:
-        flushing = asyncio.create_task(self.writer.run())
-        working = asyncio.create_task(end_of(self._work))
+        self._flushing = asyncio.create_task(self.writer.run())
+        self._working = asyncio.create_task(end_of(self._work))
         try:
-            await self._decide(flushing, working)
+            await self._decide()
         except asyncio.CancelledError:
-            await cancel([working], CLOSE_S)
-            await self._hand_back(flushing)
+            self.remote.goes_on = True
+            await cancel([self._working], CLOSE_S)
+            await self._hand_back()
             raise
         finally:
-            if not await cancel([working, flushing], CLOSE_S):
+            self.clock.close()
+            if not await cancel([self._working, self._flushing], CLOSE_S):
                 _log.error("the pipeline does not let itself be cancelled; it is left behind, and can write nothing")
             if not self.holding.over:
                 self._let_go()
 
     async def _work(self) -> str:
-        """The pipeline, within its time; gives the finish reason."""
-        async with asyncio.timeout(self.context.settings.generation_timeout_s) as clock:
-            pipeline, run = self._prepared(clock)
-            try:
-                await pipeline(run)
-            finally:
-                await run.aclose()
-            return run.finish_reason
+        """The pipeline; gives the finish reason."""
+        pipeline, run = self._prepared()
+        try:
+            await pipeline(run)
+        finally:
+            await run.aclose()
+        return run.finish_reason
 
-    def _prepared(self, clock: asyncio.Timeout) -> tuple[Pipeline, Run]:
+    def _prepared(self) -> tuple[Pipeline, Run]:
         events, self.events = self.events, []  # the transcript is made of them: they need not be kept
-        return prepare(self.context, self.writer, self.holding, self.attempt, clock, self.view, events)
+        return prepare(
+            self.context, self.writer, self.holding, self.attempt, self.clock, self.remote, self.view, events
+        )  # fmt: skip
 
-    async def _decide(self, flushing: asyncio.Task[None], working: asyncio.Task[End]) -> None:
+    async def _decide(self) -> None:
         """Wait for whatever comes first: the pipeline's end, a verdict from outside, or the loss of the pen."""
         verdict = self.holding.verdict
-        waits: set[asyncio.Future[Any]] = {flushing, working, verdict}
+        waits: set[asyncio.Future[Any]] = {self._flushing, self._working, verdict}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if flushing.done():
-            await cancel([working], CLOSE_S)
-            _report_loss(flushing)
-        elif working.done():
-            await self._finish(flushing, working.result())
-        elif verdict.result() is Verdict.STOP:
-            await self._finish(flushing, await self._stop(working))
+        if self._flushing.done():
+            self.remote.goes_on = await self._still_wanted()
+            await cancel([self._working], CLOSE_S)
+            await self._flushed()
+        elif self._working.done():
+            await self._finish(self._working.result())
         else:
-            await cancel([working], CLOSE_S)
-            await self._hand_back(flushing)
+            await self._execute(verdict.result())
 
-    async def _stop(self, working: asyncio.Task[End]) -> End:
+    async def _execute(self, verdict: Verdict) -> None:
         """Cancelling the pipeline closes the provider's connection; a pipeline that clings to it is not confirmed."""
-        return cancelled(self.holding.by, confirmed=await cancel([working], CLOSE_S))
+        self.remote.goes_on = verdict is Verdict.RELEASE
+        closed = await cancel([self._working], CLOSE_S)
+        match verdict:
+            case Verdict.STOP:
+                await self._finish(cancelled(self.holding.by, confirmed=closed and not self.remote.stray))
+            case Verdict.TIMEOUT:
+                await self._finish(TIMED_OUT)
+            case Verdict.EXCESS:
+                await self._finish(TOO_MUCH_TOGETHER)
+            case Verdict.RELEASE:
+                await self._hand_back()
 
-    async def _finish(self, flushing: asyncio.Task[None], end: End) -> None:
+    async def _still_wanted(self) -> bool:
+        """Whether somebody else goes on with this very generation, and so with what runs for it at a provider."""
+        if not self.remote.open or not isinstance(self._flushing.exception(), PenLost):
+            return False
+        try:
+            view = await within(WANTED_S, self.context.log.view(self.writer.pen.sid))
+        except (RedisError, TimeoutError) as error:
+            _log.info("left running at the provider: nobody can say that it is not wanted", error=str(error))
+            return True
+        return view is not None and view.live and view.generation == self.writer.pen.generation
+
+    async def _finish(self, end: End) -> None:
         self.writer.end(end.type, end.data)
-        await asyncio.wait({flushing})
-        if _report_loss(flushing):
+        await asyncio.wait({self._flushing})
+        await self._flushed(end)
+
+    async def _flushed(self, end: End = LOG_REFUSED) -> None:
+        """The writer has ended: with the terminal it was told, or without."""
+        if isinstance(refused := self._flushing.exception(), AppendRefused):
+            _log.error("the log refuses what is said; the generation fails", error=str(refused))
+            end = LOG_REFUSED
+            self._flushing = asyncio.create_task(self.writer.end_refused(end.type, end.data))
+            await asyncio.wait({self._flushing})
+        if _report_loss(self._flushing):
             return
         _log.info("generation over", end=str(end.type), **{k: v for k, v in end.data.items() if k == "code"})
         self.holding.over = True
@@ -146,28 +200,52 @@ class _Job:
         its end, nobody may think that it was forgotten."""
         try:
             await self.writer.linger(self.context.settings.linger_s)
-        except (PenLost, SessionGone) as over:
+        except (PenLost, SessionGone, AppendRefused) as over:
             _log.debug("nothing left to repeat", reason=type(over).__name__)
+        else:
+            self.context.compact(self.writer.pen.sid)
         finally:
             self._let_go()
 
-    async def _hand_back(self, flushing: asyncio.Task[None]) -> None:
+    async def _hand_back(self) -> None:
         """Everything said is kept; the next attempt begins anew. Somebody may have asked to stop meanwhile."""
         settled = asyncio.create_task(self.writer.settled())
-        await asyncio.wait({settled, flushing}, timeout=CLOSE_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({settled, self._flushing}, timeout=CLOSE_S, return_when=asyncio.FIRST_COMPLETED)
         await cancel([settled])
-        if flushing.done():
-            _report_loss(flushing)
+        if self._flushing.done():
+            await self._flushed()
             return
-        pen = self.writer.pen
-        match await self.context.log.release(pen.sid, pen.token):
+        match await self._released():
             case ["QUEUED", epoch, generation]:
-                await self.context.queue.enqueue(pen.sid, generation, int(epoch))
+                await self._queue(generation, int(epoch))
                 _log.info("generation handed back")
             case ["STOP"]:
-                await self._finish(flushing, cancelled(self.holding.by, confirmed=True))
+                await self._finish(cancelled(self.holding.by, confirmed=True))
             case outcome:
-                _log.info("generation was not ours to hand back", outcome=outcome)
+                _log.warning("generation could not be handed back", outcome=outcome)
+
+    async def _released(self) -> list[str]:
+        """The outcome, or nothing where Redis stays away: then the lease runs out, and a reaper finds it."""
+        try:
+            return await within(RELEASE_S, self._release())
+        except (RedisError, TimeoutError) as error:
+            _log.error("generation left to the reaper", error=str(error))
+            return []
+
+    async def _release(self) -> list[str]:
+        while True:
+            try:
+                return await self.context.log.release(self.writer.pen.sid, self.writer.pen.token)
+            except RedisError as error:
+                if not transient(error):
+                    raise
+                await asyncio.sleep(RELEASE_PAUSE_S)
+
+    async def _queue(self, generation: str, epoch: int) -> None:
+        try:
+            await self.context.queue.enqueue(self.writer.pen.sid, generation, epoch)
+        except RedisError as error:
+            _log.warning("the next attempt could not be queued; a reaper will", error=str(error))
 
 
 def _batching(context: WorkerContext) -> Batching:
@@ -182,11 +260,14 @@ def _batching(context: WorkerContext) -> Batching:
 
 
 def _report_loss(flushing: asyncio.Task[None]) -> bool:
-    """Whether the writer ended without its terminal. An error that is neither loss is a bug, and is raised."""
-    error = flushing.exception()
-    if error is None:
-        return False
-    if not isinstance(error, PenLost | SessionGone):
-        raise error
-    _log.warning("generation is no longer ours", reason=type(error).__name__, detail=str(error))
+    """Whether the writer ended without its terminal. An error that is none of the losses is a bug, and is raised."""
+    match error := flushing.exception():
+        case None:
+            return False
+        case PenLost() | SessionGone():
+            _log.warning("generation is no longer ours", reason=type(error).__name__, detail=str(error))
+        case AppendRefused():
+            _log.error("the log refuses even the end; the generation is left to the reaper", error=str(error))
+        case _:
+            raise error
     return True

@@ -2,18 +2,21 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.events import TERMINALS, EventType, encode
 from shared.ids import new_token
-from shared.log import Claimed, Log
-from shared.redis import RedisError
+from shared.log import Appended, Log
+from shared.redis import RedisError, transient
 from shared.telemetry import get_logger
+from worker.budget import ENTRY_BYTES, Share
+from worker.outage import Outage
 
 _log = get_logger(__name__)
 
+T = TypeVar("T")
 APPEND_EVENTS = 500
 """Most events of one append."""
 APPEND_BYTES = 512 * 1024
@@ -28,6 +31,10 @@ class PenLost(Exception):
 
 class SessionGone(Exception):
     """The session was deleted, or Redis lost it."""
+
+
+class AppendRefused(Exception):
+    """Redis refuses what there is to say, and will again."""
 
 
 class OutputLimit(Exception):
@@ -83,6 +90,8 @@ class Writer:
         on_stop: Callable[[], None],
         on_answer: Callable[[str], None],
         on_reclaim: Callable[[Pen], None],
+        share: Share,
+        outage: Outage,
     ) -> None:
         self.pen = pen
         self._log = log
@@ -90,6 +99,8 @@ class Writer:
         self._on_stop = on_stop
         self._on_answer = on_answer
         self._on_reclaim = on_reclaim
+        self._share = share
+        self._outage = outage
         self._said: list[tuple[str, bytes]] = []
         self._acked = 0
         """Events of `_said` that the log is known to have."""
@@ -181,39 +192,51 @@ class Writer:
     async def run(self) -> None:
         """Append until the terminal is in the log. Redis being away only delays it.
 
-        Ends only with the terminal, or by raising PenLost or SessionGone. Cancelled, it leaves the log as it is.
+        Ends only with the terminal, or by raising PenLost, SessionGone or AppendRefused. Cancelled, it leaves the log
+        as it is.
         """
-        while not (self._ended and self._acked == len(self._said)):
-            await self._due.wait()
-            self._due.clear()
-            self._seal()
-            await self._catch_up()
+        try:
+            while not (self._ended and self._acked == len(self._said)):
+                await self._due.wait()
+                self._due.clear()
+                self._seal()
+                await self._catch_up()
+        finally:
+            self._outage.left(self)
+
+    async def end_refused(self, type_: EventType, data: Mapping[str, Any]) -> None:
+        """After AppendRefused: drop what the log does not take, and say this end in its place. Ends as `run` does.
+
+        What the log has taken is asked first: an earlier try may have got further than its lost reply told.
+        """
+        await self._append([])
+        self._seal()
+        for _, dropped in self._said[self._acked :]:
+            self._bytes -= len(dropped)
+        del self._said[self._acked :]
+        self._ended = False
+        self.end(type_, data)
+        await self.run()
 
     async def linger(self, pause_s: float) -> None:
         """Repeat the last append twice: a failover in this window cannot lose the end."""
-        for _ in range(2):
-            await asyncio.sleep(pause_s)
-            self._forget_acknowledged(len(self._said) - 1)
-            await self._catch_up()
+        try:
+            for _ in range(2):
+                await asyncio.sleep(pause_s)
+                self._forget_acknowledged(len(self._said) - 1)
+                await self._catch_up()
+        finally:
+            self._outage.left(self)
 
     async def _catch_up(self) -> None:
-        failures = 0
         while self._acked < len(self._said) or self._check:
-            try:
-                await self._append()
-                self._check = False
-                failures = 0
-            except RedisError as error:
-                pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.5)
-                failures += 1
-                _log.warning("append failed; kept for later", error=str(error), failures=failures)
-                await asyncio.sleep(pause)
+            self._check = False
+            await self._append(self._next_batch())
 
-    async def _append(self) -> None:
-        batch = self._next_batch()
-        outcome, value, stop, answer = await self._log.append(
-            self.pen.sid, self.pen.token, self.pen.epoch, self._acked + 2, batch
-        )
+    async def _append(self, batch: list[tuple[str, bytes]]) -> None:
+        pen, first = self.pen, self._acked + 2
+        told: Appended = await self._persist(lambda: self._log.append(pen.sid, pen.token, pen.epoch, first, batch))
+        outcome, value, stop, answer = told
         match outcome:
             case "OK":
                 self._acknowledge(max(int(value) - 1, self._acked + len(batch)))
@@ -260,7 +283,7 @@ class Writer:
         token = new_token()
         pen = Pen(self.pen.sid, self.pen.generation, self.pen.worker, token, 0)
         self._on_reclaim(pen)
-        claimed = await self._claim(token)
+        claimed = await self._persist(lambda: self._log.claim(pen.sid, token, pen.generation, pen.worker))
         if claimed is None:
             raise PenLost("the claim was lost in a failover and could not be made again")
         _log.warning("claim was lost in a failover and made again", epoch=claimed.epoch)
@@ -268,14 +291,22 @@ class Writer:
         self._on_reclaim(self.pen)
         self._forget_acknowledged(0)
 
-    async def _claim(self, token: str) -> Claimed | None:
-        """Repeated with the same token until Redis answers: a claim whose reply was lost must not lock us out."""
+    async def _persist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask until Redis answers: the same again is harmless, and a reply may have been lost. Raises AppendRefused."""
+        failures = 0
         while True:
             try:
-                return await self._log.claim(self.pen.sid, token, self.pen.generation, self.pen.worker)
+                answer = await ask()
             except RedisError as error:
-                _log.warning("claim failed; trying again", error=str(error))
-                await asyncio.sleep(BACKOFF_S[2])
+                if not transient(error):
+                    raise AppendRefused(str(error)) from error
+                self._outage.failed(self, error)
+                pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.5)
+                failures += 1
+                await asyncio.sleep(pause)
+            else:
+                self._outage.passed(self)
+                return answer
 
     # -- batching
 
@@ -295,6 +326,7 @@ class Writer:
     def _say(self, type_: str, data: bytes) -> None:
         self._said.append((type_, data))
         self._bytes += len(data)
+        self._share.add(len(data) + ENTRY_BYTES)
 
 
 def _due(now: float, wait_s: float) -> float:

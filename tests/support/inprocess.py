@@ -5,12 +5,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import uvicorn
-
 from api.main import create_app
 from api.node import Node
+from api.server import Server, server_config
 from shared.settings import Settings
-from worker.main import serve
+from worker.main import Stopping, serve
 
 
 def settings(redis_url: str, **changes: Any) -> Settings:
@@ -28,8 +27,10 @@ class LiveNode:
 
 @contextlib.asynccontextmanager
 async def live_node(redis_url: str, **changes: Any) -> AsyncIterator[LiveNode]:
-    app = create_app(settings(redis_url, **changes))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    told = settings(redis_url, port=0, **changes)
+    app = create_app(told)
+    server = Server(server_config(app, told), app)
+    server.config.timeout_graceful_shutdown = 1
     serving = asyncio.create_task(server._serve())  # serve() would take the test runner's signals
     while not server.started:
         await asyncio.sleep(0)
@@ -46,10 +47,10 @@ async def live_node(redis_url: str, **changes: Any) -> AsyncIterator[LiveNode]:
 
 @contextlib.asynccontextmanager
 async def live_worker(redis_url: str, **changes: Any) -> AsyncIterator[None]:
-    stopping = asyncio.Event()
+    stopping = Stopping()
     serving = asyncio.create_task(serve(settings(redis_url, **changes), stopping))
     try:
         yield
     finally:
-        stopping.set()
+        stopping.soon.set()
         await serving

@@ -12,8 +12,10 @@ from shared.settings import Settings
 from tests.support.readers import cancelled
 from tests.support.sessions import SID
 from worker import pipelines
+from worker.budget import Budget
 from worker.context import WorkerContext
 from worker.main import open_context
+from worker.outage import Outage
 from worker.run import run_generation
 from worker.writer import Batching, Pen, Writer
 
@@ -53,7 +55,9 @@ async def writer(log: Log, generation: str = "g1", worker: str = "w1", sid: str 
 
 def writer_of(log: Log, pen: Pen) -> tuple[Writer, Heard]:
     heard = Heard()
-    return Writer(log, pen, BATCHING, heard.stop, heard.answers.append, heard.pens.append), heard
+    share = Budget(1 << 30).share(heard.stop)
+    ears = (heard.stop, heard.answers.append, heard.pens.append)
+    return Writer(log, pen, BATCHING, *ears, share, Outage("the log")), heard
 
 
 async def within(work: Any, seconds: float = 10.0) -> Any:

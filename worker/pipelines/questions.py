@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from shared.ids import new_token
 from shared.log import Log
 from shared.redis import RedisError
 from shared.telemetry import get_logger
+from worker.clock import Clock, tool_clock
 from worker.holding import Holding
 from worker.writer import Writer
 
@@ -39,7 +40,7 @@ class Earlier:
         asked: dict[str, tuple[int, str]] = {}
         answers: dict[tuple[int, str], str] = {}
         count = 0
-        for event in _of_generation(events, generation):
+        for event in of_generation(events, generation):
             if event.type == EventType.STARTED:
                 count = 0
             elif event.type == EventType.QUESTION:
@@ -53,7 +54,7 @@ class Earlier:
         return cls(answers)
 
 
-def _of_generation(events: Sequence[Event], generation: str) -> Sequence[Event]:
+def of_generation(events: Sequence[Event], generation: str) -> Sequence[Event]:
     starts = [n for n, e in enumerate(events) if e.type == EventType.STARTED and e.value["generation"] == generation]
     return events[starts[0] :] if starts else []
 
@@ -61,7 +62,7 @@ def _of_generation(events: Sequence[Event], generation: str) -> Sequence[Event]:
 class Questions:
     """The questions of one attempt. One is open at a time."""
 
-    def __init__(self, log: Log, writer: Writer, holding: Holding, clock: asyncio.Timeout, earlier: Earlier) -> None:
+    def __init__(self, log: Log, writer: Writer, holding: Holding, clock: Clock, earlier: Earlier) -> None:
         self._log = log
         self._writer = writer
         self._holding = holding
@@ -72,7 +73,14 @@ class Questions:
         self._one_at_a_time = asyncio.Lock()
 
     async def ask(self, text: str, choices: Sequence[str] | None, timeout_s: float) -> str:
-        """Raises QuestionExpired."""
+        """Raises QuestionExpired. While it waits, also for another question's answer, no limit of time runs."""
+        with ExitStack() as pauses:
+            pauses.enter_context(self._clock.paused())
+            if (tool := tool_clock.get()) is not None:
+                pauses.enter_context(tool.paused())
+            return await self._ask(text, choices, timeout_s)
+
+    async def _ask(self, text: str, choices: Sequence[str] | None, timeout_s: float) -> str:
         async with self._one_at_a_time:
             place = (self._asked, text)
             self._asked += 1
@@ -84,7 +92,7 @@ class Questions:
                 self._answered(question, given, "earlier")
                 return given
             try:
-                async with self._clock_stopped():
+                with self._holding.waiting():
                     answer = await self._wait(expected, question, deadline_ms)
             except asyncio.CancelledError:
                 if not self._holding.verdict.done():  # only the question is given up, not the attempt
@@ -119,17 +127,6 @@ class Questions:
             if now_ms > deadline_ms:
                 return None
             left_s = (deadline_ms - now_ms) / 1000 + 0.001
-
-    @asynccontextmanager
-    async def _clock_stopped(self) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        when, since = self._clock.when(), loop.time()
-        self._clock.reschedule(None)
-        try:
-            yield
-        finally:
-            if when is not None:
-                self._clock.reschedule(when + loop.time() - since)
 
 
 def _question(question: str, text: str, choices: Sequence[str] | None, deadline_ms: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from shared.tasks import cancel
 from shared.transcript import Message, Transcript, Usage
 from worker.pipelines import answering
 from worker.pipelines.questions import Questions
+from worker.pipelines.remote import RemoteRuns
 from worker.pipelines.tools import Toolbox, ToolFunction
 from worker.providers import base
 from worker.providers.registry import Providers
@@ -64,6 +65,7 @@ class Run:
         writer: Writer,
         providers: Providers,
         questions: Questions,
+        remote: RemoteRuns,
         limits: Limits,
     ) -> None:
         self.session_id = session_id
@@ -79,6 +81,7 @@ class Run:
         self._writer = writer
         self._providers = providers
         self._questions = questions
+        self._remote = remote
         self._limits = limits
         self._streams: dict[AsyncGenerator[base.Part, None], _Reading] = {}
         """Provider streams that are open."""
@@ -188,6 +191,7 @@ class Run:
             messages=[dict(message) for message in (self.messages if messages is None else messages)],
             tools=list(tools),
             options=dict(self.options if options is None else options),
+            remote=self._remote,
         )
         stream = provider.stream(request)
         reading = self._streams[stream] = _Reading(asyncio.current_task())

@@ -3,14 +3,19 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ArgsKwargs, to_json
 
+from shared.tasks import cancel
+from worker.clock import Clock, tool_clock
 from worker.providers.base import ToolCall, ToolSpec
 
+CLOSE_S = 5.0
+"""A tool that does not let itself be cancelled is left behind after this time."""
 ToolFunction = Callable[..., Any]
 """Sync (run in a thread) or async. Returns anything JSON can say."""
 
@@ -45,13 +50,26 @@ class Tool:
     async def call(self, arguments: Mapping[str, Any]) -> ToolOutcome:
         """Never raises for what the tool does: a tool that fails is something the model may deal with.
 
-        A sync tool that overruns its time goes on in its thread, unheard.
+        A sync tool that overruns its time goes on in its thread, unheard. Waiting for the user costs no time.
         """
+        over = asyncio.Event()
+        clock = Clock(self._timeout_s, over.set)
+        context = copy_context()
+        context.run(tool_clock.set, clock)
+        running = asyncio.create_task(self._outcome(arguments), context=context)
+        ending = asyncio.create_task(over.wait())
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return ToolOutcome(_sayable(await self._run(ArgsKwargs((), dict(arguments)))))
-        except TimeoutError:
-            return ToolOutcome(error=f"{self.name} took longer than {self._timeout_s:g} s")
+            await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                return ToolOutcome(error=f"{self.name} took longer than {self._timeout_s:g} s")
+            return ToolOutcome(error=f"{self.name} was cancelled") if running.cancelled() else running.result()
+        finally:
+            clock.close()
+            await cancel([running, ending], CLOSE_S)
+
+    async def _outcome(self, arguments: Mapping[str, Any]) -> ToolOutcome:
+        try:
+            return ToolOutcome(_sayable(await self._run(ArgsKwargs((), dict(arguments)))))
         except ValidationError as error:
             return ToolOutcome(error=_wrong_arguments(error))
         except Exception as error:  # noqa: BLE001 - users' code: whatever it raises is told to the model

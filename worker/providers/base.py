@@ -15,6 +15,7 @@ __all__ = [
     "Provider",
     "ProviderError",
     "Reasoning",
+    "Remote",
     "Text",
     "ToolCall",
     "ToolSpec",
@@ -75,6 +76,25 @@ class ToolSpec:
     """JSON Schema of an object."""
 
 
+class Remote(Protocol):
+    """What a provider is told of, and tells of, runs that go on there by themselves."""
+
+    goes_on: bool
+    """Whether a run that is left is to go on: somebody else will ask for it."""
+    stray: bool
+    """Set where a run could not be ended at the provider."""
+    open: int
+    """Runs that are followed at this moment."""
+
+    def ask(self, call: str) -> str | None:
+        """The id of the run that answers this call already, if there is one. `call` is a digest of the request."""
+        ...
+
+    def began(self, call: str, run: str) -> None:
+        """Which run answers the call. Said once for each `ask`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     model: str
@@ -89,6 +109,8 @@ class ModelRequest:
     """`temperature`, `max_tokens`, … None means unset. What a provider does not know is `invalid_request`."""
     counted: Callable[[Usage], object] = lambda _: None
     """Told what a provider has counted before the end, cumulative: if it breaks off, that was paid for."""
+    remote: Remote | None = None
+    """None: a run that goes on at the provider is ended when it is left."""
 
 
 class Provider(Protocol):

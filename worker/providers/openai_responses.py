@@ -18,9 +18,10 @@ from worker.providers.base import (
     ToolSpec,
     Usage,
 )
+from worker.providers.openai_background import Open, followed
 from worker.providers.openai_client import openai_client
 from worker.providers.options import as_text, checked_messages, renamed
-from worker.providers.sdk import Chunk, Stream, parts
+from worker.providers.sdk import Chunk, Fold, Stream, parts
 from worker.providers.sdk_errors import redacted, word_code
 from worker.providers.source import Link, ModelSource
 from worker.providers.text import Surrogates
@@ -30,7 +31,7 @@ _OPTIONS: Final = {
     "max_tokens": "max_output_tokens",
     "reasoning_effort": "effort",
     "reasoning_summary": "summary",
-} | {name: name for name in ("temperature", "top_p", "parallel_tool_calls", "tool_choice")}
+} | {name: name for name in ("background", "temperature", "top_p", "parallel_tool_calls", "tool_choice")}
 _REASONING: Final = ("effort", "summary")
 """Options that go one level deeper."""
 _INCOMPLETE: Final[dict[str, FinishReason]] = {
@@ -40,15 +41,21 @@ _INCOMPLETE: Final[dict[str, FinishReason]] = {
 
 
 class OpenAIResponses:
-    """Stateless: nothing is stored at the provider, the whole conversation goes with every request."""
+    """Stateless: nothing is stored at the provider, the whole conversation goes with every request. With the option
+    `background` the run itself is stored there, and goes on while nobody follows it."""
 
     def __init__(self, source: ModelSource, link: Link) -> None:
         self._client = openai_client(source, link)
         self._idle_timeout_s = link.idle_timeout_s
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[Part, None]:
-        opening = partial(self._open, request)
-        return parts(opening, ResponsesFold(), self._idle_timeout_s, self._client.secrets)
+        if request.options.get("background"):
+            body = partial(request_body, request)
+            return followed(self._client, body, ResponsesFold(), request.remote, self._follow)
+        return self._follow(partial(self._open, request), ResponsesFold())
+
+    def _follow(self, open_: Open, fold: Fold) -> AsyncGenerator[Part, None]:
+        return parts(open_, fold, self._idle_timeout_s, self._client.secrets)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -68,7 +75,7 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
         "model": request.model,
         "input": [item for message in checked_messages(request) for item in _items(message)],
         "stream": True,
-        "store": False,
+        "store": bool(options.get("background")),
         **options,
     }
     if reasoning:

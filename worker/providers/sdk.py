@@ -59,7 +59,7 @@ async def parts(
     """
     stream: Stream | None = None
     try:
-        stream = await open_()
+        stream = await _opened(open_, idle_timeout_s)
         _log.info("provider answers", request_id=_request_id(stream))
         _untimed(stream)
         async with aclosing(watched(stream, idle_timeout_s)) as chunks:
@@ -82,6 +82,18 @@ async def parts(
     finally:
         if stream is not None:
             await stream.close()
+
+
+async def _opened(open_: Callable[[], Awaitable[Stream]], within_s: float) -> Stream:
+    """Raises ProviderError `idle_timeout` where no status comes in time, all retries of the SDK included."""
+    limit = asyncio.timeout(within_s)
+    try:
+        async with limit:
+            return await open_()
+    except TimeoutError:
+        if limit.expired():
+            raise ProviderError(Code.IDLE_TIMEOUT, f"the provider did not answer within {within_s:g} s") from None
+        raise
 
 
 def _untimed(stream: Stream) -> None:
