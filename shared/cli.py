@@ -1,5 +1,6 @@
 """The `holdfast` command."""
 
+import json
 import runpy
 import sys
 from typing import Annotated
@@ -39,6 +40,33 @@ def api() -> None:
 def worker() -> None:
     """A worker, with settings from HOLDFAST_*."""
     _run_module("worker")
+
+
+keys = typer.Typer(no_args_is_help=True, help="API keys for HOLDFAST_AUTH=keys, and the secret of stream tokens.")
+app.add_typer(keys, name="keys")
+
+
+@keys.command("new")
+def new_api_key(principal: Annotated[str, typer.Argument(help="Whose it is, such as `alice`.")]) -> None:
+    """Make an API key: the key itself, shown this once, and what to store of it."""
+    from shared.credentials import check_principal, digest, new_key
+
+    try:
+        name = check_principal(principal)
+    except ConfigurationError as error:
+        typer.secho(error.message, fg="red", err=True)
+        raise typer.Exit(2) from None
+    key = new_key()
+    typer.echo(f"key, shown this once:                       {key}")
+    typer.echo(f"for HOLDFAST_KEYS or HOLDFAST_KEYS_FILE:     {json.dumps({name: [digest(key)]})}")
+
+
+@keys.command("secret")
+def new_token_secret() -> None:
+    """Make a secret for HOLDFAST_TOKEN_SECRET: the same on every node."""
+    from shared.credentials import new_secret
+
+    typer.echo(new_secret())
 
 
 def _run_module(name: str) -> None:

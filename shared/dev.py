@@ -13,6 +13,7 @@ from pathlib import Path
 
 from shared.embedded import EmbeddedRedis, embedded_redis
 from shared.errors import ConfigurationError
+from shared.exposure import check_exposure
 from shared.settings import Settings
 
 READY_S = 30.0
@@ -28,6 +29,7 @@ def run() -> int:
     Raises ConfigurationError when something cannot be started.
     """
     settings = Settings.load()
+    check_exposure(settings)
     if settings.port == 0:
         raise ConfigurationError("HOLDFAST_PORT must name a port: it is where the page is to be found")
     stopping = threading.Event()

@@ -10,12 +10,20 @@ _EXPECT = """
 local time = redis.call('TIME')
 return redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), ARGV[1])
 """
+_TIME = """
+-- KEYS[1] live index. In a Cluster, the clock of its server, which is the one its scores are made by.
+return redis.call('TIME')
+"""
 _REMOVE_UNCHANGED = """
 -- KEYS[1] live index. ARGV: session id, score it had when it was judged. Returns 1 if removed.
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if score and tonumber(score) == tonumber(ARGV[2]) then return redis.call('ZREM', KEYS[1], ARGV[1]) end
 return 0
 """
+
+
+RUNNING_S = 7 * 86_400
+"""A principal who starts nothing for so long has no live session that counts."""
 
 
 class Directory:
@@ -32,7 +40,7 @@ class Directory:
 
     async def now_ms(self) -> int:
         """Redis' clock: the one that everything in the log is measured by."""
-        seconds, micros = await self._redis.time()
+        seconds, micros = await self._redis.eval(_TIME, 1, keys.LIVE_INDEX)
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def restore_live(self, sids: Sequence[str], now_ms: int) -> None:
@@ -68,6 +76,26 @@ class Directory:
     async def remove_owned(self, principal: str, *sids: str) -> None:
         if sids:
             await self._redis.zrem(keys.owned(principal), *sids)
+
+    # -- a principal's live sessions
+
+    async def announce_running(self, principal: str, sid: str, now_ms: int) -> tuple[bool, int]:
+        """Count a session among those that may be live: whether it was not yet, and how many there are with it."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(keys.running(principal), {sid: now_ms})
+            pipe.zcard(keys.running(principal))
+            pipe.expire(keys.running(principal), RUNNING_S)
+            fresh, count, _ = await pipe.execute()
+        return bool(fresh), int(count)
+
+    async def running(self, principal: str) -> dict[str, int]:
+        """Session id → ms of its newest turn, of all that may be live."""
+        found = await self._redis.zrange(keys.running(principal), 0, -1, withscores=True)
+        return {sid.decode(): int(at) for sid, at in found}
+
+    async def remove_running(self, principal: str, *sids: str) -> None:
+        if sids:
+            await self._redis.zrem(keys.running(principal), *sids)
 
     # -- workers
 

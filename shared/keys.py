@@ -18,8 +18,13 @@ def live(sid: str) -> str:
     return f"{PREFIX}:{{{sid}}}:live"
 
 
+def stage(sid: str, nonce: str) -> str:
+    """Stream: a log that is written anew, until it takes the place of the old one. Expires if it never does."""
+    return f"{PREFIX}:{{{sid}}}:stage:{nonce}"
+
+
 def session_keys(sid: str) -> list[str]:
-    """KEYS of every script: events, session, live."""
+    """KEYS of every script: events, session, live. Those of compaction have a stage besides."""
     return [events(sid), session(sid), live(sid)]
 
 
@@ -32,9 +37,19 @@ def owned(principal: str) -> str:
     return f"{PREFIX}:sessions:{principal}"
 
 
+def running(principal: str) -> str:
+    """Sorted set of session ids by ms of their newest turn: one principal's sessions that may be live."""
+    return f"{PREFIX}:running:{principal}"
+
+
+RATES = f"{PREFIX}:rate"
+"""Prefix of the counters of turns a minute; each expires within two minutes."""
+
+
 def worker(worker_id: str) -> str:
-    """String that lives while its worker does: the lease of all generations it holds."""
-    return f"{PREFIX}:worker:{worker_id}"
+    """String that lives while its worker does: the lease of all generations it holds. All leases share a Cluster slot: a
+    worker that can refresh its own can see those of the others, and nobody is taken for dead while they cannot be seen."""
+    return f"{PREFIX}:worker:{{lease}}:{worker_id}"
 
 
 def control(worker_id: str) -> str:

@@ -1,6 +1,7 @@
 """Structured logs. The session, generation and attempt at hand are bound once and stand in every line."""
 
 import logging
+import re
 import sys
 
 import structlog
@@ -34,11 +35,30 @@ def configure(level: str, style: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=_renderer(style)))
+    handler.setFormatter(_Discreet(foreign_pre_chain=shared, processor=_renderer(style)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     _quiet_libraries()
+
+
+_SECRETS = re.compile(
+    r"(?<=[?&]token=)[^\s&\"']+"  # in the URL of a stream
+    r"|\bhf_[\w-]{20,}"  # an API key
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JWT
+    r"|(?<=://)[^\s/@\"']+(?=@)"  # user and password of a URL
+)
+
+
+def without_secrets(text: str) -> str:
+    return _SECRETS.sub("…", text)
+
+
+class _Discreet(structlog.stdlib.ProcessorFormatter):
+    """The last to see a line, whoever wrote it: the server and libraries log URLs and headers as they came."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def _renderer(style: str) -> Processor:
