@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from api.hub import Hub, Reader
-from shared.errors import HoldfastError, SessionExpired, SessionNotFound
+from shared.compaction import count, split
+from shared.errors import HoldfastError, SessionExpired, SessionNotFound, TooManyStreams
 from shared.events import Event, chained, merged
 from shared.ids import EventId, generation_number
 from shared.reader import Verdict, decide
@@ -18,6 +20,8 @@ _log = get_logger(__name__)
 REDIS_AWAY_S = 0.5
 HEAL_POLL_S = 1.0
 FIRST_PAGE = 100
+BEHIND = 32
+"""A reader that has this many events to catch up with is slow: it gets them merged, in fewer and larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Delivery:
         self._version = 0
         """Of the feed when the log was last asked; meaningful while on the ring."""
         self._count = min(FIRST_PAGE, hub.settings.replay_page)
-        """Events to ask the log for next."""
+        """Entries to ask the log for next."""
         self._ahead_since: float | None = None
         self._beat = hub.beat
         self._final: Output | None = None
@@ -101,6 +105,15 @@ class Delivery:
 
         Redis being away only delays it. Cancelling it leaves nothing behind.
         """
+        try:
+            with self._hub.streams.one(self._caller):
+                async with aclosing(self._outputs()) as outputs:
+                    async for output in outputs:
+                        yield output
+        except TooManyStreams as error:
+            yield Refused(error)
+
+    async def _outputs(self) -> AsyncGenerator[Output, None]:
         while (view := await self._view()) is None:
             yield KeepAlive()
         if isinstance(view, Refused):
@@ -155,7 +168,7 @@ class Delivery:
             self._on_ring = False
             return None
         if events:
-            return self._take(events)
+            return self._take(events, merge=self._merge and len(events) >= BEHIND)
         if not self._caught_up:
             self._caught_up = True
             return CaughtUp(self.cursor)
@@ -194,22 +207,25 @@ class Delivery:
         events = self._cut(chained(self.cursor, page))
         self._on_ring = len(events) == len(page) < self._count
         self._count = self._next_count(page)
-        return self._take(events, merge=self._merge)
+        return self._take(events, merge=True) if self._merge else self._take(split(events))
 
     def _cut(self, events: list[Event]) -> list[Event]:
         """As many as make one write; the rest is read again."""
-        size = 0
+        settings = self._hub.settings
+        size = number = 0
         for n, event in enumerate(events):
             size += len(event.data)
-            if n and size > self._hub.settings.replay_bytes:
+            number += count(event)
+            if n and (size > settings.replay_bytes or (number > settings.replay_page and not self._merge)):
                 return events[:n]
         return events
 
     def _next_count(self, page: list[Event]) -> int:
-        """Pages grow quickly from a small one, and shrink where events are large: no write is to be huge."""
+        """Pages grow quickly from a small one, and shrink where entries are large: no write is to be huge."""
         settings = self._hub.settings
         average = sum(len(event.data) for event in page) // len(page) + 1
-        return max(1, min(self._count * 4, settings.replay_page, settings.replay_bytes // average))
+        events = 1 if self._merge else sum(map(count, page)) // len(page)
+        return max(1, min(self._count * 4, settings.replay_page // events, settings.replay_bytes // average))
 
     async def _wait(self, reader: Reader) -> Output | None:
         if reader.feed.after(self.cursor) is not None:
@@ -243,7 +259,7 @@ class Delivery:
             return None
         over = not view.live and newest is not None
         latest = newest.before if over and newest is not None else view.last
-        transcript = fold(await self._hub.log.events(self._sid, until=latest))
+        transcript = fold(await self._hub.log.events(self._sid, until=latest, joined=True))
         requested, self.cursor = self.cursor, latest
         _log.info("gap", session=self._sid, reason=reason, requested=str(requested), latest=str(latest))
         return Gap(latest, requested, earliest, reason, transcript)

@@ -55,9 +55,12 @@ def error_body(code: str, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message}}
 
 
+def status_of(error: errors.HoldfastError) -> int:
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
 def error_response(error: errors.HoldfastError) -> JSONResponse:
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    return JSONResponse(error_body(error.code, error.message), status, _headers(error))
+    return JSONResponse(error_body(error.code, error.message), status_of(error), _headers(error))
 
 
 def _headers(error: errors.HoldfastError) -> dict[str, str] | None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from api.feed import Feed
+from api.quota import OpenStreams
 from shared import keys
 from shared.directory import Directory
 from shared.events import Event
@@ -32,12 +33,13 @@ HEADS = 500
 class Reader:
     """One connected client, as the hub knows it: a feed, and whether it must go."""
 
-    __slots__ = ("feed", "kicked")
+    __slots__ = ("feed", "kicked", "since")
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
+        self.since = _now()
         self.kicked = False
-        """The node is shutting down: leave, so that the client comes back elsewhere."""
+        """Leave, so that the client comes back: elsewhere when the node is shutting down, or with new credentials."""
 
     def kick(self) -> None:
         self.kicked = True
@@ -55,6 +57,9 @@ class Hub:
         """Counts keep-alive ticks: a reader that wrote nothing since the last one writes a comment."""
         self.draining = False
         self.readers: set[Reader] = set()
+        self.streams = OpenStreams(settings)
+        self._empty = asyncio.Event()
+        """Nobody is left; meaningful while draining."""
         self._feeds: dict[str, Feed] = {}
         self._joins: dict[str, asyncio.Task[None]] = {}
         self._reads: dict[tuple[str, EventId, int], asyncio.Task[tuple[SessionView | None, list[Event]]]] = {}
@@ -90,6 +95,13 @@ class Hub:
         for reader in self.readers:
             loop.call_later(random.uniform(0, self.settings.drain_s * 0.8), reader.kick)
 
+    async def drained(self) -> None:
+        """Drain, and wait until the readers have gone; no longer than the drain time."""
+        self.drain()
+        if self.readers:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), self.settings.drain_s)
+
     # -- for readers
 
     @contextlib.asynccontextmanager
@@ -111,6 +123,8 @@ class Hub:
             yield reader
         finally:
             self.readers.discard(reader)
+            if self.draining and not self.readers:
+                self._empty.set()
             feed.readers -= 1
             feed.idle_since = _now()
 
@@ -189,6 +203,14 @@ class Hub:
             self.beat += 1
             for feed in self._feeds.values():
                 feed.wake()
+            self._send_old_away()
+
+    def _send_old_away(self) -> None:
+        """Who was let in long ago must show again that they may."""
+        if longest := self.settings.stream_max_s:
+            for reader in self.readers:
+                if _now() - reader.since > longest:
+                    reader.kick()
 
     async def _check_quiet(self) -> None:
         """Finds a lost last message, and a session whose place in the live index was lost."""

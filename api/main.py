@@ -2,19 +2,19 @@
 
 import asyncio
 import contextlib
-import socket
 import sys
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from types import FrameType
 
-import uvicorn
 from fastapi import FastAPI
 
-from api import errors, health, page, sessions, stream
+from api import chat, chat_socket, cors, errors, health, page, sessions, stream, websocket
+from api.auth import Authenticator
 from api.limits import LimitBody
 from api.node import open_node
+from api.server import Server, server_config
 from shared.errors import ConfigurationError
+from shared.exposure import check_exposure
 from shared.loop import loop_factory, settle_memory
 from shared.settings import Settings
 from shared.telemetry import configure, get_logger
@@ -26,12 +26,13 @@ or a lost connection come back with the id of the last event you saw: you get ex
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI application; settings come from the environment where none are given."""
+    """The ASGI application; settings come from the environment where none are given. Raises ConfigurationError."""
     settings = settings or Settings()
+    auth = Authenticator.of(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_node(settings) as node:
+        async with open_node(settings, auth) as node:
             app.state.node = node
             yield
 
@@ -44,48 +45,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     errors.install(app)
-    for part in (sessions, stream, health):
-        app.include_router(part.router)
+    for part in (sessions, stream, websocket, chat, chat_socket):
+        app.include_router(part.router, responses=errors.documented_as_json(401, 403, 429))
+    app.include_router(health.router)
     page.install(app)
+    cors.install(app, settings)
     return app
-
-
-class Server(uvicorn.Server):
-    """uvicorn waits for open streams on shutdown: on a signal, the node sends its readers away first."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
-        super().__init__(config)
-        self._app = app
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._app.state.node.hub.drain)
 
 
 def main() -> None:
     try:
         settings = Settings.load()
+        configure(settings.log_level, settings.log_format)
+        check_exposure(settings)
+        app = create_app(settings)
     except ConfigurationError as error:
         sys.exit(f"holdfast: {error.message}")
-    configure(settings.log_level, settings.log_format)
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        http="httptools",
-        timeout_graceful_shutdown=int(settings.drain_s) + 3,
-        server_header=False,
-        timeout_keep_alive=75,  # longer than the idle time of common proxies: they must be the ones to close
-    )
     settle_memory()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(Server(config, app).serve())
+        runner.run(Server(server_config(app, settings), app).serve())

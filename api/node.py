@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from api.auth import ANONYMOUS as ANONYMOUS
 from api.auth import Authenticator, authenticate
 from api.auth import Principal as Principal
 from api.hub import Hub
+from api.quota import Quota
 from shared import jobs
 from shared.directory import Directory
 from shared.log import Log
@@ -28,6 +29,7 @@ class Node:
     queue: jobs.JobQueue
     hub: Hub
     auth: Authenticator
+    quota: Quota
 
 
 @contextlib.asynccontextmanager
@@ -38,14 +40,15 @@ async def open_node(settings: Settings, auth: Authenticator | None = None) -> As
     log, directory = Log(redis, settings.retention), Directory(redis)
     try:
         async with Hub(settings, log, directory).running() as hub:
-            yield Node(settings, log, directory, queue, hub, auth or Authenticator.of(settings))
+            quota = Quota(settings, redis, log, directory)
+            yield Node(settings, log, directory, queue, hub, auth or Authenticator.of(settings), quota)
     finally:
         await queue.aclose()
         await redis.aclose(close_connection_pool=True)
 
 
-def node_of(request: Request) -> Node:
-    return cast(Node, request.app.state.node)
+def node_of(connection: HTTPConnection) -> Node:
+    return cast(Node, connection.app.state.node)
 
 
 TheNode = Annotated[Node, Depends(node_of)]

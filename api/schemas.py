@@ -74,6 +74,17 @@ class NextMessage(_Request):
     options: Options | None = None
 
 
+class ChatRequest(_Request):
+    """What a one-call stream asks. With `session` it is the next turn there, else a new session's first."""
+
+    message: Text
+    session: SessionId | None = None
+    model: Annotated[str, Field(max_length=200)] | None = None
+    pipeline: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    options: Options | None = None
+    interrupt: bool = False
+
+
 class StopRequest(_Request):
     wait_s: Annotated[float, Field(ge=0, le=30, description="How long to wait for the end")] = 5.0
     generation: Annotated[str, Field(pattern=r"^g[1-9][0-9]{0,8}$")] | None = None
@@ -90,6 +101,16 @@ class SessionOpened(BaseModel):
     state: State
     last_event_id: str
     events_url: str
+    stream_token: str | None = Field(
+        None, description="For `?token=` where no header can be set; null where nobody is asked who they are"
+    )
+
+
+class StreamToken(BaseModel):
+    """Lets its bearer read and act on one session, as the one who asked for it. Null where nobody is asked."""
+
+    stream_token: str | None
+    expires_in_s: int | None
 
 
 class SessionSummary(BaseModel):

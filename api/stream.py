@@ -13,12 +13,12 @@ from api import schemas
 from api.delivery import Cut, Delivery, End, KeepAlive, Nothing, Output, Refused
 from api.dialects import native
 from api.errors import documented_as_json, error_response
-from api.node import Caller, TheNode
+from api.node import StreamCaller, TheNode
 from shared.ids import START, EventId
 
 router = APIRouter(tags=["events"])
 
-_STREAM: dict[int | str, dict[str, Any]] = {
+STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events from the cursor on. Ends after the terminal, unless `follow`.",
         "content": {
@@ -48,9 +48,11 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, outputs: AsyncGenerator[Output, None], retry_ms: int) -> None:
-        super().__init__(headers=native.HEADERS)
+    def __init__(self, outputs: AsyncGenerator[Output, None], retry_ms: int, session: str = "") -> None:
+        """With `session`, ids are `<session>/<event id>`, and a header names it: the client did not know it before."""
+        super().__init__(headers={**native.HEADERS, "holdfast-session": session} if session else native.HEADERS)
         self._outputs = outputs
+        self._prefix = f"{session}/".encode() if session else b""
         self._retry = native.retry_line(retry_ms)
         """Sent before the first block that has data; empty afterwards."""
         self._started = False
@@ -98,7 +100,7 @@ class EventStream(Response):
         return [(name, value) for name, value in self.raw_headers if name != b"content-length"]
 
     def _bytes(self, output: Output) -> bytes:
-        data = native.encode_output(output)
+        data = native.encode_output(output, self._prefix)
         if self._retry and not isinstance(output, KeepAlive):
             data, self._retry = self._retry + data, b""
         return data
@@ -113,11 +115,11 @@ async def _until_disconnect(receive: Receive) -> None:
     "/v1/sessions/{sid}/events",
     response_class=EventStream,
     status_code=200,
-    responses=_STREAM,
+    responses=STREAM,
 )
 async def events(
     node: TheNode,
-    caller: Caller,
+    caller: StreamCaller,
     sid: schemas.SessionId,
     last_event_id: Annotated[str | None, Header(description="Cursor: the id of the last event received")] = None,
     after: Annotated[str | None, Query(description="Cursor, where a header cannot be set")] = None,

@@ -151,8 +151,26 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            name = "HOLDFAST_" + "_".join(str(part) for part in first["loc"]).upper()
-            raise ConfigurationError(f"{name}: {first['msg']}") from None
+            name = "".join(f"_{part}" for part in first["loc"]).upper()
+            raise ConfigurationError(f"HOLDFAST{name}: {first['msg']}") from None
+
+    @field_validator("redis_url", "queue_url")
+    @classmethod
+    def _redis(cls, url: str) -> str:
+        try:
+            return check_url(url) if url else url
+        except ConfigurationError as error:
+            raise ValueError(error.message) from None
+
+    @model_validator(mode="after")
+    def _queue_outside_a_cluster(self) -> Self:
+        if is_cluster(self.queue_redis_url):
+            raise ValueError(
+                "HOLDFAST_QUEUE_URL must not name a Cluster: the job queue cannot live in one"
+                if self.queue_url
+                else "HOLDFAST_REDIS_URL names a Cluster: HOLDFAST_QUEUE_URL must name a Redis outside it for the job queue"
+            )
+        return self
 
     @field_validator("pipelines", "jwt_algorithms", "cors_origins", "hosts", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ a comment with a single newline, and `retry:` rides in a block that has data.
 """
 
 from api.delivery import CaughtUp, Events, Gap, KeepAlive, Output
-from shared.events import encode
+from shared.events import Event, encode
 
 KEEP_ALIVE = b": ka\n"
 HEADERS = {
@@ -15,18 +15,22 @@ HEADERS = {
 }
 
 
-def encode_output(output: Output) -> bytes:
-    """The bytes of one output; empty for those that are ends, not bytes."""
+def encode_output(output: Output, prefix: bytes = b"") -> bytes:
+    """The bytes of one output; empty for those that are ends, not bytes. `prefix` is put before every id."""
     match output:
         case Events(events):
-            return b"".join([event.frame for event in events])
+            return b"".join([event.frame if not prefix else _prefixed(event, prefix) for event in events])
         case KeepAlive():
             return KEEP_ALIVE
         case CaughtUp(last):
-            return _block("caught_up", {"last_event_id": str(last)})
+            return _block("caught_up", {"last_event_id": prefix.decode() + str(last)})
         case Gap():
-            return b"id: %b\n" % str(output.id).encode() + _block("gap", gap_data(output))
+            return b"id: %b%b\n" % (prefix, str(output.id).encode()) + _block("gap", gap_data(output))
     return b""
+
+
+def _prefixed(event: Event, prefix: bytes) -> bytes:
+    return b"id: %b%b" % (prefix, event.frame.removeprefix(b"id: "))
 
 
 def gap_data(gap: Gap) -> dict[str, object]:

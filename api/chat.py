@@ -1,0 +1,116 @@
+"""`/api/chat/stream`: session and stream in one call, for `curl` and a bare `EventSource`.
+
+Ids are `<session>/<event id>`: an EventSource that is cut asks the same URL again with the last of them, and gets the
+rest of that session instead of another one.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Query, Request
+
+from api import schemas
+from api.auth import Principal, authenticate
+from api.commands import Commands
+from api.delivery import Delivery
+from api.errors import documented_as_json
+from api.node import Node, TheNode
+from api.stream import STREAM, EventStream
+from shared.errors import InvalidEventId, InvalidRequest
+from shared.ids import START, EventId, is_session_id
+
+PATH = "/api/chat/stream"
+DEMO_RATE = 25
+"""Words per second of a demo model that was told nothing: this is where people watch a stream for the first time."""
+
+router = APIRouter(tags=["chat"])
+
+Cursor = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="`<session>/<event id>`: resume there, start nothing")
+]
+After = Annotated[str | None, Query(description="The same, where a header cannot be set")]
+Said = Annotated[str | None, Query(description="What to ask", min_length=1)]
+KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
+
+
+@router.post(PATH, response_class=EventStream, status_code=200, responses={**STREAM, **documented_as_json(413, 503)})
+async def ask(
+    node: TheNode,
+    request: Request,
+    body: Annotated[schemas.ChatRequest | None, Body()] = None,
+    message: Said = None,
+    last_event_id: Cursor = None,
+    after: After = None,
+    key: KeyHeader = None,
+) -> EventStream:
+    """Ask, and stream the answer. With a cursor: the rest of what was asked before."""
+    if (cursor := _cursor(last_event_id, after)) is not None:
+        return await _resumed(node, request, *cursor)
+    return await _asked(node, request, body or _question(message), key)
+
+
+@router.get(PATH, response_class=EventStream, status_code=200, responses={**STREAM, **documented_as_json(503)})
+async def ask_by_url(
+    node: TheNode,
+    request: Request,
+    message: Said = None,
+    session: Annotated[schemas.SessionId | None, Query(description="Ask there; none: in a new session")] = None,
+    model: Annotated[str | None, Query(max_length=200)] = None,
+    pipeline: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = None,
+    key: Annotated[
+        str | None, Query(max_length=255, description="A repeat with it starts nothing: for a cut before the first id")
+    ] = None,
+    last_event_id: Cursor = None,
+    after: After = None,
+) -> EventStream:
+    """The same by URL alone, for a bare EventSource: cut, it resumes; after the end it is told to stop (204)."""
+    if (cursor := _cursor(last_event_id, after)) is not None:
+        return await _resumed(node, request, *cursor)
+    return await _asked(node, request, _question(message, session=session, model=model, pipeline=pipeline), key)
+
+
+async def _asked(node: Node, request: Request, question: schemas.ChatRequest, key: str | None) -> EventStream:
+    caller = await authenticate(request, question.session)
+    commands = Commands(node, caller)
+    if question.session is not None:
+        turn = await commands.message(question.session, _next(question), key)
+        return _stream(node, caller, question.session, turn.last)
+    sid, _ = await commands.create(_first(question), key)
+    return _stream(node, caller, sid, START)
+
+
+async def _resumed(node: Node, request: Request, sid: str, cursor: EventId) -> EventStream:
+    return _stream(node, await authenticate(request, sid), sid, cursor)
+
+
+def _stream(node: Node, caller: Principal, sid: str, cursor: EventId) -> EventStream:
+    delivery = Delivery(node.hub, sid, caller, cursor, follow=False, merge=True)
+    return EventStream(delivery.outputs(), node.settings.retry_ms, sid)
+
+
+def _cursor(header: str | None, after: str | None) -> tuple[str, EventId] | None:
+    """Session and cursor; None: there is none. Raises InvalidEventId: a bad cursor must not start a generation."""
+    text = after if header is None else header
+    if text is None:
+        return None
+    sid, _, event_id = text.rpartition("/")
+    if not is_session_id(sid):
+        raise InvalidEventId(text)
+    return sid, EventId.parse(event_id)
+
+
+def _question(message: str | None, **more: str | None) -> schemas.ChatRequest:
+    if message is None:
+        raise InvalidRequest("nothing was asked: give ?message=")
+    return schemas.ChatRequest(message=message, **more)
+
+
+def _first(asked: schemas.ChatRequest) -> schemas.CreateSession:
+    given = asked.model_dump(include={"model", "pipeline", "options"}, exclude_none=True)
+    opening = schemas.CreateSession(input=asked.message, **given)
+    if not opening.options and opening.model.startswith("demo/"):
+        return opening.model_copy(update={"options": {"rate": DEMO_RATE}})
+    return opening
+
+
+def _next(asked: schemas.ChatRequest) -> schemas.NextMessage:
+    return schemas.NextMessage(input=asked.message, model=asked.model, options=asked.options, interrupt=asked.interrupt)

@@ -1,0 +1,168 @@
+"""A WebSocket: what the log says goes out, what the client says comes in, until one of the two ends.
+
+How it was closed says whether to come back:
+
+    1012, 1013               the node is shutting down, or cannot go on right now: come back with the last id
+    1011                     the node failed, or the client answered no ping: come back, not at once
+    1003, 1007, 1009         binary frame, no UTF-8, larger than the limit: the client's fault, do not repeat it
+    4400                     malformed cursor or query
+    4401, 4403               not authenticated; a page of another origin
+    4404, 4410               unknown session; expired or deleted
+
+Nothing is queued for a slow client: what it was not sent yet is in the log. Commands are carried out one after the
+other, and the socket is not read meanwhile: a flood of them waits in the client.
+"""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from fastapi import WebSocket
+from pydantic import ValidationError
+from starlette.websockets import WebSocketDisconnect
+
+from api.cors import allowed_origin
+from api.delivery import Cut, Delivery, End, Nothing, Output, Refused
+from api.errors import status_of, words_of
+from api.node import Node, Principal
+from shared.errors import HoldfastError, InvalidRequest, OriginNotAllowed, RedisUnavailable, TooMany
+from shared.ids import EventId
+from shared.redis import RedisError
+from shared.tasks import cancel
+from shared.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+UNSUPPORTED, FAILED, RESTART, LATER = 1003, 1011, 1012, 1013
+PRIVATE = 4000
+"""Added to the HTTP status that the same refusal has there."""
+COMMAND_S = 10.0
+"""A command under way when the socket ends is given this long: it is not torn in the middle."""
+
+
+class Closed(Exception):
+    """This end closes the socket."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code, self.reason = code, reason
+
+
+class Duplex(ABC):
+    """One client on one WebSocket. Subclasses say what frames look like, and what the client's mean."""
+
+    def __init__(self, node: Node, caller: Principal, socket: WebSocket) -> None:
+        self.node = node
+        self.caller = caller
+        self._socket = socket
+        self._outputs: AsyncGenerator[Output, None]
+        """What the log says; there once a session is followed."""
+        self._followed = asyncio.Event()
+        self._command: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def encode(self, output: Output) -> list[str]:
+        """The frames of one output."""
+
+    @abstractmethod
+    async def hear(self, text: str) -> None:
+        """Do what a frame of the client's says. What is wrong with it is raised, and told by `refusal`."""
+
+    @abstractmethod
+    def refusal(self, error: HoldfastError) -> str:
+        """The frame that says why the last one was refused."""
+
+    async def run(self) -> None:
+        """Until the client goes, or this end has a reason to."""
+        hearing = asyncio.create_task(self._hear())
+        following = asyncio.create_task(self._follow())
+        try:
+            await asyncio.wait({hearing, following}, return_when=asyncio.FIRST_COMPLETED)
+            ended = following if following.done() else hearing
+            await self._settle()
+            await self._close(ended.exception())
+        finally:
+            await cancel([hearing, following])
+
+    async def say(self, *frames: str) -> None:
+        for frame in frames:
+            await self._socket.send_text(frame)
+
+    def follow(self, sid: str, cursor: EventId, *, merge: bool = True) -> None:
+        """Send what follows the cursor, over all turns to come. Once per socket."""
+        self._outputs = Delivery(self.node.hub, sid, self.caller, cursor, follow=True, merge=merge).outputs()
+        self._followed.set()
+
+    # -- inside
+
+    async def _follow(self) -> None:
+        await self._followed.wait()
+        async with aclosing(self._outputs) as outputs:
+            async for output in outputs:
+                if isinstance(output, Refused):
+                    raise refused(output.error)
+                if isinstance(output, Cut | End | Nothing):
+                    raise Closed(RESTART if self.node.hub.draining else LATER)
+                await self.say(*self.encode(output))
+
+    async def _hear(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            if message.get("text") is None:
+                raise Closed(UNSUPPORTED, "binary_frame")
+            self._command = asyncio.create_task(self._carry_out(message["text"]))
+            await asyncio.shield(self._command)
+
+    async def _carry_out(self, text: str) -> None:
+        try:
+            await self.hear(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            await self.say(self.refusal(InvalidRequest(words_of(first))))
+        except HoldfastError as error:
+            await self.say(self.refusal(error))
+        except RedisError as error:
+            _log.error("redis failed", error=str(error))
+            await self.say(self.refusal(RedisUnavailable()))
+
+    async def _settle(self) -> None:
+        """The command under way is carried out, as if the socket had ended a moment later."""
+        if self._command is not None and not self._command.done():
+            await asyncio.wait({self._command}, timeout=COMMAND_S)
+            await cancel([self._command])
+
+    async def _close(self, error: BaseException | None) -> None:
+        if error is None or isinstance(error, WebSocketDisconnect):
+            return
+        if not isinstance(error, Closed):
+            _log.error("a websocket failed", error=repr(error), exc_info=error)
+            error = Closed(FAILED, "internal")
+        await close(self._socket, error)
+
+
+@contextlib.asynccontextmanager
+async def admitted(socket: WebSocket) -> AsyncIterator[None]:
+    """Accept, because only then a browser learns why it is turned away; close with that reason where one is raised."""
+    await socket.accept()
+    try:
+        if not allowed_origin(socket):
+            raise OriginNotAllowed
+        yield
+    except HoldfastError as error:
+        await close(socket, refused(error))
+
+
+async def close(socket: WebSocket, why: Closed) -> None:
+    """Nobody need be there any more."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await socket.close(why.code, why.reason)
+
+
+def refused(error: HoldfastError) -> Closed:
+    """As the same refusal over HTTP; what passes there (429, 5xx) passes here too."""
+    status = status_of(error)
+    return Closed(LATER if status >= 500 or isinstance(error, TooMany) else PRIVATE + status, error.code)

@@ -1,0 +1,95 @@
+"""The server under a node: uvicorn, and how it leaves."""
+
+import asyncio
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from shared.settings import Settings
+
+CLOSE_S = 5.0
+
+
+class Socket(WebSocketsSansIOProtocol):
+    """A client that does not read is not read either: or the answers to its pings would pile up here."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.loop.call_later(CLOSE_S, self.transport.abort)  # closing waits for what a dead client will not read
+
+    async def receive(self) -> Any:
+        await self.writable.wait()
+        return await super().receive()
+
+
+def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        http="httptools",
+        ws=Socket,
+        ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,  # frames are small, and each one is wanted at once
+        timeout_graceful_shutdown=3,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than the idle time of common proxies: they must be the ones to close
+        **more,
+    )
+
+
+class Server(uvicorn.Server):
+    """On a signal the node sends its readers away, spread over the drain time, and serves on meanwhile; then it leaves.
+
+    uvicorn by itself closes all WebSockets at once, and waits for open streams. A second signal ends the wait.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        timeout_ms = int(self._app.state.node.settings.send_timeout_s * 1000)
+        for server in self.servers:
+            for listening in server.sockets:
+                _drop_dead_clients(listening, timeout_ms)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is None or self._leaving is not None:
+            super().handle_exit(sig, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._leave, sig, frame)
+
+    def _leave(self, sig: int, frame: FrameType | None) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._drained(sig, frame))
+
+    async def _drained(self, sig: int, frame: FrameType | None) -> None:
+        await self._app.state.node.hub.drained()
+        super().handle_exit(sig, frame)
+
+
+def _drop_dead_clients(listening: Any, timeout_ms: int) -> None:
+    """Inherited by every connection: one whose other end takes nothing for so long is dropped by the system, also where
+    that end is still there and does not read. A connection with nothing to send is noticed by its next keep-alive."""
+    if hasattr(socket, "TCP_USER_TIMEOUT") and listening.family in (socket.AF_INET, socket.AF_INET6):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
