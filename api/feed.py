@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from shared.compaction import split
 from shared.events import Event, chained, published
 from shared.ids import START, EventId
 from shared.reader import Decision, Verdict
@@ -131,7 +132,7 @@ class Feed:
     def _extend(self, events: list[Event]) -> None:
         self._ahead_since = None
         assert self.last is not None
-        for event in chained(self.last, events):
+        for event in split(chained(self.last, events)):
             self._push(event)
 
     def _push(self, event: Event) -> None:

@@ -46,7 +46,7 @@ async def next_message(
 async def show_session(node: TheNode, caller: Caller, sid: Sid) -> schemas.SessionShown:
     """State and transcript. Answers also after the log has expired, then without the transcript."""
     view = await Commands(node, caller).view(sid)
-    transcript = fold([] if view.log_gone else await node.log.events(sid))
+    transcript = fold([] if view.log_gone else await node.log.events(sid, joined=True))
     return schemas.SessionShown(
         **replies.summary(sid, view).model_dump(),
         attempt=view.attempt,

@@ -9,7 +9,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from shared import keys, scripts
+from shared import keys, scripts, staging
+from shared.compaction import after, event_of, split, upto
 from shared.errors import (
     GenerationRunning,
     HoldfastError,
@@ -187,7 +188,8 @@ class Log:
     async def claim_and_read(
         self, sid: str, token: str, generation: str, worker: str, page: int = 1000
     ) -> tuple[Claimed | None, SessionView | None, list[Event]]:
-        """`claim`, and right after it the session and its whole log: one round trip where that fits into a page."""
+        """`claim`, and right after it the session and its whole log, deltas joined where they are stored so: one round
+        trip where that fits into a page."""
         verb = "generation_claim"
         for _ in range(2):
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -204,8 +206,8 @@ class Log:
         claimed, values, exists, entries = replies
         if claimed[0] != b"OK":
             return None, None, []
-        events = [_event(*entry) for entry in entries]
-        found = events if len(events) < page else await self.events(sid)
+        events = [event_of(*entry) for entry in entries]
+        found = events if len(entries) < page else await self.events(sid, joined=True)
         return Claimed(int(claimed[1]), int(claimed[2])), SessionView.of(values, bool(exists)), found
 
     async def append(
@@ -273,12 +275,15 @@ class Log:
         return [(s.decode() in LIVE, EventId.parse(last.decode())) if last else None for s, last in replies]
 
     async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
-        """The session and at most `count` events after `cursor`, as of one moment."""
+        """The session and what the log has after `cursor`, at most `count` entries, as of one moment.
+
+        Less than `count` means that the log ends there. Deltas that are stored joined come as a Run.
+        """
         async with self._redis.pipeline(transaction=True) as pipe:
             self._queue_view(pipe, sid)
             pipe.xrange(keys.events(sid), min=f"({cursor}", count=count)
             values, exists, entries = await pipe.execute()
-        return SessionView.of(values, bool(exists)), [_event(*entry) for entry in entries]
+        return SessionView.of(values, bool(exists)), after(cursor, [event_of(*entry) for entry in entries])
 
     async def last_event(self, sid: str) -> tuple[SessionView | None, Event | None, EventId | None]:
         """The session, the newest event and the id of the oldest one kept, as of one moment."""
@@ -290,16 +295,36 @@ class Log:
         view = SessionView.of(values, bool(exists))
         if not newest:
             return view, None, None
-        return view, _event(*newest[0]), EventId.parse(oldest[0][0].decode())
+        return view, split([event_of(*newest[0])])[-1], split([event_of(*oldest[0])])[0].id
 
-    async def events(self, sid: str, until: EventId | None = None, page: int = 1000) -> list[Event]:
-        """The whole log as it is kept, up to `until`; read in pages."""
+    async def events(
+        self, sid: str, until: EventId | None = None, page: int = 1000, *, joined: bool = False
+    ) -> list[Event]:
+        """The whole log as it is kept, up to `until`; read in pages.
+
+        `joined`: deltas that are stored joined come as a Run, which is cheaper, and all the same to `fold`.
+        """
         found: list[Event] = []
-        cursor, end = "-", str(until) if until else "+"
-        while entries := await self._redis.xrange(keys.events(sid), min=cursor, max=end, count=page):
-            found += (_event(*entry) for entry in entries)
-            cursor = f"({found[-1].id}"
-        return found
+        start = "-"
+        while entries := await self._redis.xrange(keys.events(sid), min=start, count=page):
+            found += (event_of(*entry) for entry in entries)
+            start = f"({found[-1].id}"
+            if until is not None and found[-1].id >= until:
+                break
+        found = found if until is None else upto(until, found)
+        return found if joined else split(found)
+
+    # -- storing
+
+    async def compact(self, sid: str) -> bool:
+        """Store the deltas of a session that is over joined; nothing that a reader is sent changes by it.
+
+        False: it gains nothing, or the session has gone on.
+        """
+        view = await self.view(sid)
+        if view is None or view.live or not view.log_exists:
+            return False
+        return await staging.compact(self._redis, sid, view.last)
 
     # -- inside
 
@@ -337,11 +362,6 @@ def _failure(code: str, message: str, *, retryable: bool) -> dict[str, Any]:
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return [part for pair in fields.items() for part in pair]
-
-
-def _event(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    epoch, _, seq = entry_id.partition(b"-")
-    return Event(EventId(int(epoch), int(seq)), fields[b"type"].decode(), fields[b"data"], int(fields.get(b"at", 0)))
 
 
 def _opened(sid: str, reply: list[Any]) -> Opened:
