@@ -1,5 +1,6 @@
 """What a node is made of, built once and reached through the application's state."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +19,9 @@ from shared import jobs
 from shared.directory import Directory
 from shared.log import Log
 from shared.redis import connect
+from shared.redis_check import check_servers
 from shared.settings import Settings
+from shared.tasks import cancel
 
 
 @dataclass
@@ -38,11 +41,13 @@ async def open_node(settings: Settings, auth: Authenticator | None = None) -> As
     redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
     queue = jobs.JobQueue(jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s))
     log, directory = Log(redis, settings.retention), Directory(redis)
+    checking = asyncio.create_task(check_servers(redis))
     try:
         async with Hub(settings, log, directory).running() as hub:
             quota = Quota(settings, redis, log, directory)
             yield Node(settings, log, directory, queue, hub, auth or Authenticator.of(settings), quota)
     finally:
+        await cancel([checking])
         await queue.aclose()
         await redis.aclose(close_connection_pool=True)
 

@@ -9,7 +9,8 @@ from arq.jobs import serialize_job
 from pydantic_core import from_json, to_json
 
 from shared import keys
-from shared.redis import blocking_pool
+from shared.redis import link
+from shared.topology.client import Patient
 
 FUNCTION = "generate"
 JOB_TTL_MS = 86_400_000
@@ -26,13 +27,22 @@ def deserialize(job: bytes) -> dict[str, Any]:
     return value
 
 
+class QueueRedis(Patient, ArqRedis):  # type: ignore[misc]  # redis-py's own bases disagree
+    """arq's client, over any way to one server."""
+
+    def __init__(self, url: str, connections: int, timeout_s: float) -> None:
+        self.link = link(url, connections=connections, timeout_s=timeout_s)
+        super().__init__(
+            pool_or_conn=self.link.pool,
+            job_serializer=serialize,
+            job_deserializer=deserialize,
+            default_queue_name=keys.QUEUE,
+        )
+
+
 def open_queue(url: str, timeout_s: float, connections: int = CONNECTIONS) -> ArqRedis:
-    return ArqRedis(
-        pool_or_conn=blocking_pool(url, connections, timeout_s),
-        job_serializer=serialize,
-        job_deserializer=deserialize,
-        default_queue_name=keys.QUEUE,
-    )
+    """Raises ConfigurationError for a Cluster: arq's keys do not share a slot."""
+    return QueueRedis(url, connections, timeout_s)
 
 
 class JobQueue:

@@ -47,8 +47,11 @@ RATES = f"{PREFIX}:rate"
 
 
 def worker(worker_id: str) -> str:
-    """String that lives while its worker does: the lease of all generations it holds. All leases share a Cluster slot: a
-    worker that can refresh its own can see those of the others, and nobody is taken for dead while they cannot be seen."""
+    """String that lives while its worker does: the lease of all generations it holds.
+
+    All leases share a Cluster slot: whoever can refresh its own can see those of the others. Otherwise a master that
+    was away for a while would make dead workers of those whose leases it has.
+    """
     return f"{PREFIX}:worker:{{lease}}:{worker_id}"
 
 

@@ -3,10 +3,8 @@
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from shared import keys, scripts, staging
@@ -24,8 +22,10 @@ from shared.errors import (
 )
 from shared.events import LIVE, Event, State, encode
 from shared.ids import EventId, epoch_jump
+from shared.redis import RedisError, transient
 from shared.telemetry import get_logger
-from shared.together import Together
+from shared.together import Lanes, Together
+from shared.topology.cluster import Cluster
 from shared.views import FIELDS, SessionView
 
 _log = get_logger(__name__)
@@ -94,6 +94,7 @@ class Log:
         self._redis = redis
         self._retention = retention
         self._append = _appends(redis)
+        self._lane: Callable[[str], str] = redis.lane if isinstance(redis, Cluster) else lambda _: ""
 
     # -- turns
 
@@ -164,7 +165,7 @@ class Log:
 
     async def answer_of(self, sid: str, question: str) -> tuple[int, str]:
         """Redis' clock in ms, then the answer stored for this open question, or nothing."""
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._redis.pipeline(transaction=False) as pipe:  # the clock first: what is there later was in time
             pipe.time()
             pipe.hmget(keys.session(sid), "question", "answer")
             (seconds, micros), (open_question, answer) = await pipe.execute()
@@ -191,15 +192,15 @@ class Log:
         """`claim`, and right after it the session and its whole log, deltas joined where they are stored so: one round
         trip where that fits into a page."""
         verb = "generation_claim"
-        for _ in range(2):
+        arguments = (3, *keys.session_keys(sid), token, generation, worker, epoch_jump())
+        for how, script in (("EVALSHA", scripts.digest(verb)), ("EVAL", scripts.source(verb))):
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.evalsha(scripts.digest(verb), 3, *keys.session_keys(sid), token, generation, worker, epoch_jump())
+                pipe.execute_command(how, script, *arguments)
                 self._queue_view(pipe, sid)
                 pipe.xrange(keys.events(sid), count=page)
                 replies = await pipe.execute(raise_on_error=False)
-            if not isinstance(replies[0], NoScriptError):
+            if not isinstance(replies[0], NoScriptError):  # a server that was restarted, or another one
                 break
-            await self._redis.script_load(scripts.source(verb))  # a server that was restarted, or another one
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
@@ -253,13 +254,21 @@ class Log:
         await self._redis.ping()
 
     async def view(self, sid: str) -> SessionView | None:
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._redis.pipeline(transaction=False) as pipe:
             self._queue_view(pipe, sid)
             values, exists = await pipe.execute()
         return SessionView.of(values, bool(exists))
 
+    def batches(self, sids: Sequence[str], most: int) -> list[list[str]]:
+        """Sessions that can be looked at together, at most so many: in a Cluster those of one master, so that one that
+        is gone does not hide the others."""
+        lanes: dict[str, list[str]] = {}
+        for sid in sids:
+            lanes.setdefault(self._lane(keys.session(sid)), []).append(sid)
+        return [lane[n : n + most] for lane in lanes.values() for n in range(0, len(lane), most)]
+
     async def views(self, sids: Sequence[str]) -> list[SessionView | None]:
-        """Views of many sessions, in their order; not atomic. One that cannot be read is logged, and None."""
+        """Views of many sessions, in their order; not atomic. One that is broken is logged, and None."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for sid in sids:
                 self._queue_view(pipe, sid)
@@ -275,25 +284,26 @@ class Log:
         return [(s.decode() in LIVE, EventId.parse(last.decode())) if last else None for s, last in replies]
 
     async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
-        """The session and what the log has after `cursor`, at most `count` entries, as of one moment.
+        """The session, and then what the log has after `cursor`, at most `count` entries.
 
-        Less than `count` means that the log ends there. Deltas that are stored joined come as a Run.
+        Less than `count` means that the log ends there. Deltas that are stored joined come as a Run. The session is no
+        newer than the page, which is what `shared.reader` needs. (A MULTI would be refused while the memory is full.)
         """
-        async with self._redis.pipeline(transaction=True) as pipe:
+        async with self._redis.pipeline(transaction=False) as pipe:
             self._queue_view(pipe, sid)
             pipe.xrange(keys.events(sid), min=f"({cursor}", count=count)
             values, exists, entries = await pipe.execute()
         return SessionView.of(values, bool(exists)), after(cursor, [event_of(*entry) for entry in entries])
 
     async def last_event(self, sid: str) -> tuple[SessionView | None, Event | None, EventId | None]:
-        """The session, the newest event and the id of the oldest one kept, as of one moment."""
-        async with self._redis.pipeline(transaction=True) as pipe:
+        """The session, and then the newest event and the id of the oldest one kept."""
+        async with self._redis.pipeline(transaction=False) as pipe:
             self._queue_view(pipe, sid)
             pipe.xrevrange(keys.events(sid), count=1)
             pipe.xrange(keys.events(sid), count=1)
             values, exists, newest, oldest = await pipe.execute()
         view = SessionView.of(values, bool(exists))
-        if not newest:
+        if not newest or not oldest:
             return view, None, None
         return view, split([event_of(*newest[0])])[-1], split([event_of(*oldest[0])])[0].id
 
@@ -342,18 +352,20 @@ class Log:
 def _lenient(sid: str, values: Any, exists: Any) -> SessionView | None:
     """One broken hash must not keep a reaper from all the others."""
     try:
-        if isinstance(values, Exception):
-            raise values
+        for reply in (values, exists):
+            if isinstance(reply, Exception):
+                raise reply
         return SessionView.of(values, bool(exists))
     except (ResponseError, ValueError) as error:
+        if isinstance(error, RedisError) and transient(error):  # it is not the session that is broken
+            raise
         _log.error("session cannot be read", session=sid, error=str(error))
         return None
 
 
 def _appends(redis: Any) -> Callable[..., Awaitable[list[Any]]]:
-    """Many generations append at the same moment: on one Redis they share round trips, on a Cluster they cannot."""
-    verb = "generation_append"
-    return Together(redis, verb).run if isinstance(redis, Redis) else partial(scripts.run, redis, verb)
+    """Many generations append at the same moment: they share round trips, in a Cluster those to their master."""
+    return (Lanes if isinstance(redis, Cluster) else Together)(redis, "generation_append").run
 
 
 def _failure(code: str, message: str, *, retryable: bool) -> dict[str, Any]:

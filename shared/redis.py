@@ -1,107 +1,56 @@
-"""Connections to Redis. The number of connections of a process is a small constant, never one per client."""
+"""Connections to Redis. The number of connections of a process to a server is a small constant, never one per client.
 
-import re
+What a client does about a fault by itself, for about a second: it looks the server up again (by name, by the Sentinels,
+by the Cluster's nodes) and repeats the command, when a connection is lost or refused, a server is loading, turns out to
+be a replica (READONLY), or a slot has moved. Everything else, and what lasts longer, is raised as RedisError:
+`transient` tells what passes from what does not.
+"""
+
 from typing import Any
-from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    DataError,
-    ExecAbortError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from shared.errors import ConfigurationError
+from shared.topology.client import Client, Link
+from shared.topology.cluster import Cluster
+from shared.topology.faults import UNREACHABLE, transient
+from shared.topology.sentinel import SentinelLink
+from shared.topology.single import SingleLink
+from shared.topology.url import Kind, parse
 
-SCHEMES = ("redis", "rediss", "unix")
-CONNECT_TIMEOUT_S = 2.0
-UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
-"""What a command raises while Redis is away. The command may have been carried out nevertheless."""
-
-__all__ = [
-    "SCHEMES",
-    "UNREACHABLE",
-    "RedisError",
-    "blocking_pool",
-    "check_url",
-    "connect",
-    "connect_blocking",
-    "transient",
-]
+__all__ = ["UNREACHABLE", "RedisError", "check_url", "connect", "is_cluster", "link", "transient"]
 
 
 def check_url(url: str) -> str:
-    """Raises ConfigurationError for a URL of an unknown kind, without repeating a password."""
-    scheme = urlsplit(url).scheme
-    if scheme not in SCHEMES:
-        raise ConfigurationError(f"Redis URL with scheme {scheme!r}; known are: {', '.join(SCHEMES)}")
+    """Raises ConfigurationError for a URL that is malformed or of an unknown kind, without repeating a password."""
+    parse(url)
     return url
 
 
+def is_cluster(url: str) -> bool:
+    """Raises ConfigurationError as `check_url` does."""
+    return parse(url).kind is Kind.CLUSTER
+
+
 def connect(url: str, *, connections: int, timeout_s: float) -> Any:
-    """A client for commands, on at most `connections` connections; callers queue for a free one.
+    """A client for commands, on at most `connections` connections (to each master of a Cluster); callers queue for a
+    free one.
 
-    Every command sent through it must be harmless when repeated: it is, up to three times, after a lost connection.
+    Every command sent through it must be harmless when repeated: it is, after a lost connection. In a Cluster there is
+    no MULTI, and all keys of a script share a slot.
     """
-    return Redis(connection_pool=blocking_pool(url, connections, timeout_s))
+    at = parse(url)
+    if at.kind is Kind.CLUSTER:
+        return Cluster(at, connections, timeout_s)
+    return Client(link(url, connections=connections, timeout_s=timeout_s))
 
 
-def blocking_pool(url: str, connections: int, timeout_s: float) -> ConnectionPool:
-    return BlockingConnectionPool.from_url(
-        check_url(url),
-        max_connections=connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-    )
-
-
-def connect_blocking(url: str) -> Any:
-    """A client for one blocking read at a time, such as a subscription. It has no read timeout of its own: a quiet
-    stream must not look like a broken one. Callers bound each wait, and ping."""
-    return Redis.from_url(
-        check_url(url),
-        max_connections=2,
-        socket_timeout=None,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_keepalive=True,
-    )
-
-
-_PASSING = re.compile(
-    r"(?:^|[\s-])(?:ASK|BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|MOVED|NOREPLICAS|NOSCRIPT|OOM|READONLY|TRYAGAIN"
-    r"|UNBLOCKED)\b"
-)
-"""Words of errors that pass by themselves. Redis 6 puts them behind the name of the script that met them."""
-_PASSING_KINDS = (
-    AskError,
-    ClusterDownError,
-    ExecAbortError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
-
-
-def transient(error: Exception) -> bool:
-    """Whether the same command may succeed later. False: Redis has refused what it says, and will again."""
-    if isinstance(error, DataError):
-        return False
-    return (
-        not isinstance(error, ResponseError) or isinstance(error, _PASSING_KINDS) or bool(_PASSING.search(str(error)))
-    )
+def link(url: str, *, connections: int, timeout_s: float) -> Link:
+    """The way to one server, for a client of another make. Raises ConfigurationError for a Cluster."""
+    at = parse(url)
+    match at.kind:
+        case Kind.SENTINEL:
+            return SentinelLink(at, connections, timeout_s)
+        case Kind.CLUSTER:
+            raise ConfigurationError("the job queue cannot live in a Redis Cluster")
+    return SingleLink(at, connections, timeout_s)

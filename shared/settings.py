@@ -152,7 +152,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             name = "".join(f"_{part}" for part in first["loc"]).upper()
-            raise ConfigurationError(f"HOLDFAST{name}: {first['msg']}") from None
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigurationError(f"HOLDFAST{name}: {message}" if name else message) from None
 
     @field_validator("redis_url", "queue_url")
     @classmethod
@@ -168,7 +169,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 "HOLDFAST_QUEUE_URL must not name a Cluster: the job queue cannot live in one"
                 if self.queue_url
-                else "HOLDFAST_REDIS_URL names a Cluster: HOLDFAST_QUEUE_URL must name a Redis outside it for the job queue"
+                else "HOLDFAST_REDIS_URL names a Cluster: HOLDFAST_QUEUE_URL must name another Redis, for the job queue"
             )
         return self
 

@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shared.redis import UNREACHABLE, RedisError, connect_blocking
+from shared.redis import UNREACHABLE, RedisError
 from shared.telemetry import get_logger
+from shared.topology.connections import cut
+from shared.topology.listening import ear
 
 _log = get_logger(__name__)
 
+WATCH_S = 1.0
+"""How often to ask whether the server is still the one to listen to: what is published at another is not heard here."""
 PING_S = 5.0
 SILENT_S = 15.0
 """Not even a pong for this long: the connection is dead, whatever TCP believes."""
@@ -28,8 +33,11 @@ class Subscriber:
         url: str,
         on_message: Callable[[str, bytes], None],
         on_reconnect: Callable[[], None],
+        near: str = "",
     ) -> None:
-        self._client = connect_blocking(url)
+        """`near`: a key. In a Cluster its server is listened to, so that a failover of that server is noticed here too;
+        without one, any server is. Raises ConfigurationError for a URL that is none."""
+        self._ear = ear(url, near or secrets.token_hex(4))
         self._on_message = on_message
         self._on_reconnect = on_reconnect
         self._wanted: dict[str, asyncio.Future[None]] = {}
@@ -67,14 +75,13 @@ class Subscriber:
                 await asyncio.sleep(pause)
 
     async def aclose(self) -> None:
-        await self._client.aclose(close_connection_pool=True)
+        await self._ear.aclose()
 
     # -- inside
 
     async def _connect(self, stack: contextlib.AsyncExitStack) -> None:
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()
-        stack.push_async_callback(self._disconnect, pool, connection)
+        connection = await self._ear.connect()
+        stack.push_async_callback(self._disconnect, connection)
         for channel, confirmed in self._wanted.items():
             if confirmed.done():
                 self._wanted[channel] = asyncio.get_running_loop().create_future()
@@ -88,10 +95,9 @@ class Subscriber:
     def _all_confirmed(self, waiting: Awaitable[Any]) -> None:
         self._on_reconnect()
 
-    async def _disconnect(self, pool: Any, connection: Any) -> None:
+    async def _disconnect(self, connection: Any) -> None:
         self._connection = None
-        await connection.disconnect(nowait=True)
-        await pool.release(connection)
+        await cut(connection)
 
     async def _read(self) -> None:
         connection, loop = self._connection, asyncio.get_running_loop()
@@ -110,14 +116,24 @@ class Subscriber:
             confirmed.set_result(None)
 
     async def _watch(self, connection: Any) -> None:
-        """Pings, and cuts a connection that has gone silent, so that the read above fails."""
+        """Pings, and cuts a connection that is silent or leads to the wrong server, so that the read above fails."""
         loop = asyncio.get_running_loop()
+        pinged = loop.time()
         while True:
-            await asyncio.sleep(PING_S)
-            if loop.time() - self._heard > SILENT_S:
-                await connection.disconnect(nowait=True)
+            await asyncio.sleep(WATCH_S)
+            if loop.time() - self._heard > SILENT_S or await self._moved(connection):
+                await cut(connection)
                 return
-            await self._send("PING")
+            if loop.time() - pinged >= PING_S:
+                pinged = loop.time()
+                await self._send("PING")
+
+    async def _moved(self, connection: Any) -> bool:
+        try:
+            return await self._ear.moved(connection)
+        except (*UNREACHABLE, RedisError) as error:
+            _log.debug("could not ask where to listen", error=str(error))
+            return False
 
     async def _send(self, *command: str) -> None:
         if self._connection is None:

@@ -16,8 +16,8 @@ MOST = 64
 
 @dataclass(eq=False)
 class _Call:
-    command: tuple[scripts.Argument, ...]
-    """The arguments of EVALSHA."""
+    arguments: tuple[scripts.Argument, ...]
+    """What follows the script: number of keys, keys, arguments."""
     reply: asyncio.Future[list[Any]] = field(default_factory=asyncio.Future)
     """Cancelled when its caller was; done by nobody but the trip its call is on."""
 
@@ -39,7 +39,7 @@ class Together:
 
     async def run(self, keys: list[str], *args: scripts.Argument) -> list[Any]:
         """The outcome: see `scripts.run`. Raises RedisError; the script may have run nevertheless."""
-        call = _Call((scripts.digest(self._verb), len(keys), *keys, *args))
+        call = _Call((len(keys), *keys, *args))
         self._waiting.append(call)
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._depart)
@@ -58,11 +58,9 @@ class Together:
     async def _trip(self, calls: list[_Call]) -> None:
         """Ends with every call answered. Cancelled, which the end of the loop may do, it cancels those who wait."""
         try:
-            unknown = await self._send(calls)
+            unknown = await self._send(calls, "EVALSHA", scripts.digest(self._verb))
             if unknown:  # a server that was restarted, or another one
-                await self._redis.script_load(scripts.source(self._verb))
-                for call in await self._send(unknown):
-                    _answer(call, NoScriptError("the script was loaded, and is unknown again"))
+                await self._send(unknown, "EVAL", scripts.source(self._verb))
         except Exception as error:  # noqa: BLE001 - raised where the reply is awaited
             for call in calls:
                 _answer(call, error)
@@ -70,11 +68,11 @@ class Together:
             for call in calls:
                 call.reply.cancel()
 
-    async def _send(self, calls: list[_Call]) -> list[_Call]:
+    async def _send(self, calls: list[_Call], how: str, script: str) -> list[_Call]:
         """Answer the calls; gives those that Redis did not know the script of."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for call in calls:
-                pipe.evalsha(*call.command)
+                pipe.execute_command(how, script, *call.arguments)
             replies = await pipe.execute(raise_on_error=False)
         unknown = []
         for call, reply in zip(calls, replies, strict=True):
@@ -83,6 +81,24 @@ class Together:
             else:
                 _answer(call, reply)
         return unknown
+
+
+class Lanes:
+    """The same for a Cluster, where only what is asked of one master can travel together: one that is slow or gone must
+    not delay the others."""
+
+    def __init__(self, redis: Any, verb: str) -> None:
+        self._redis = redis
+        self._verb = verb
+        self._lanes: dict[str, Together] = {}
+        """One for each master there ever was."""
+
+    async def run(self, keys: list[str], *args: scripts.Argument) -> list[Any]:
+        """See `Together.run`."""
+        lane = self._redis.lane(keys[0])
+        if lane not in self._lanes:
+            self._lanes[lane] = Together(self._redis, self._verb)
+        return await self._lanes[lane].run(keys, *args)
 
 
 def _answer(call: _Call, reply: Any) -> None:

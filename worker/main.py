@@ -19,6 +19,7 @@ from shared.errors import ConfigurationError
 from shared.log import Log
 from shared.loop import loop_factory, settle_memory
 from shared.redis import connect
+from shared.redis_check import check_servers
 from shared.settings import Settings
 from shared.subscriber import Subscriber
 from shared.tasks import cancel
@@ -65,9 +66,11 @@ async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
         providers=providers,
         budget=Budget(settings.worker_output_bytes),
     )
+    checking = asyncio.create_task(check_servers(redis))
     try:
         yield context
     finally:
+        await cancel([checking])
         await providers.aclose()
         await context.queue.aclose()
         for client in (lease, redis):
@@ -109,7 +112,12 @@ async def serve(settings: Settings, stopping: Stopping) -> None:
     async with open_context(settings) as context:
         context.spawn(context.providers.warm())
         contact = Contact(settings.lease_s, settings.heartbeat_s)
-        control = Subscriber(settings.log_redis_url, lambda _, payload: hear(context, payload), contact.broken)
+        control = Subscriber(
+            settings.log_redis_url,
+            lambda _, payload: hear(context, payload),
+            contact.broken,
+            near=keys.worker(context.worker_id),
+        )
         arq = queue.build_worker(context, context.queue.arq)
         async with _running(
             heartbeat.beat(context, contact), heartbeat.listen(context), control.run(), Reaper(context, contact).run()

@@ -1,0 +1,1 @@
+"""Where Redis is: one server, a master that Sentinel knows, or a Cluster."""
