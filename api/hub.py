@@ -218,10 +218,15 @@ class Hub:
             await asyncio.sleep(self.settings.quiet_check_s)
             self._drop_idle()
             horizon = _now() - self.settings.quiet_check_s
-            quiet = [f for f in self._feeds.values() if f.last is not None and f.readers and f.heard <= horizon]
-            for start in range(0, len(quiet), HEADS):
+            quiet = {
+                sid: feed
+                for sid, feed in self._feeds.items()
+                if feed.last is not None and feed.readers and feed.heard <= horizon
+            }
+            for batches in self.log.by_server(list(quiet), HEADS):
                 try:
-                    await self._compare(quiet[start : start + HEADS])
+                    for sids in batches:
+                        await self._compare([quiet[sid] for sid in sids])
                 except RedisError as error:
                     _log.warning("quiet feeds could not be checked", error=str(error))
 

@@ -259,13 +259,13 @@ class Log:
             values, exists = await pipe.execute()
         return SessionView.of(values, bool(exists))
 
-    def batches(self, sids: Sequence[str], most: int) -> list[list[str]]:
-        """Sessions that can be looked at together, at most so many: in a Cluster those of one master, so that one that
-        is gone does not hide the others."""
+    def by_server(self, sids: Sequence[str], most: int) -> list[list[list[str]]]:
+        """For each server, batches of at most `most` sessions that can be looked at together: in a Cluster, a master
+        that is gone must not hide the sessions of the others."""
         lanes: dict[str, list[str]] = {}
         for sid in sids:
             lanes.setdefault(self._lane(keys.session(sid)), []).append(sid)
-        return [lane[n : n + most] for lane in lanes.values() for n in range(0, len(lane), most)]
+        return [[lane[n : n + most] for n in range(0, len(lane), most)] for lane in lanes.values()]
 
     async def views(self, sids: Sequence[str]) -> list[SessionView | None]:
         """Views of many sessions, in their order; not atomic. One that is broken is logged, and None."""

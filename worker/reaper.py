@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 
 from shared.events import State
 from shared.redis import RedisError, transient
@@ -55,13 +56,23 @@ class Reaper:
         self._left = REQUEUES
         horizon = time.monotonic() - self._settings.requeue_after_s
         self._requeued = {sid: at for sid, at in self._requeued.items() if at > horizon}
-        for sids in _chunks(list(index), VIEWS):
-            started = time.monotonic()
-            views = await self._context.log.views(sids)
-            alive = await self._alive({view.worker for view in views if view and view.worker})
-            for sid, view in zip(sids, views, strict=True):
-                await self._judge_apart(sid, view, index[sid], alive, started)
         self._broken &= index.keys()
+        failed: RedisError | None = None
+        for batches in self._context.log.by_server(list(index), VIEWS):
+            try:
+                for sids in batches:
+                    await self._judge_all(sids, index)
+            except RedisError as error:  # the sessions of the other servers must not wait for this one
+                failed = error
+        if failed is not None:
+            raise failed
+
+    async def _judge_all(self, sids: list[str], index: Mapping[str, int]) -> None:
+        started = time.monotonic()
+        views = await self._context.log.views(sids)
+        alive = await self._alive({view.worker for view in views if view and view.worker})
+        for sid, view in zip(sids, views, strict=True):
+            await self._judge_apart(sid, view, index[sid], alive, started)
 
     async def _alive(self, workers: set[str]) -> set[str]:
         return {worker for worker in workers if await self._context.directory.is_alive(worker)}
@@ -125,7 +136,3 @@ class Reaper:
             await self._context.queue.enqueue(sid, reaped.generation, reaped.epoch)
         else:
             self._context.compact(sid)
-
-
-def _chunks(items: list[str], size: int) -> list[list[str]]:
-    return [items[n : n + size] for n in range(0, len(items), size)]
