@@ -19,8 +19,6 @@ from shared.errors import InvalidEventId, InvalidRequest
 from shared.ids import START, EventId, is_session_id
 
 PATH = "/api/chat/stream"
-DEMO_RATE = 25
-"""Words per second of a demo model that was told nothing: this is where people watch a stream for the first time."""
 
 router = APIRouter(tags=["chat"])
 
@@ -72,9 +70,9 @@ async def _asked(node: Node, request: Request, question: schemas.ChatRequest, ke
     caller = await authenticate(request, question.session)
     commands = Commands(node, caller)
     if question.session is not None:
-        turn = await commands.message(question.session, _next(question), key)
+        turn = await commands.message(question.session, question.next, key)
         return _stream(node, caller, question.session, turn.last)
-    sid, _ = await commands.create(_first(question), key)
+    sid, _ = await commands.create(question.first, key)
     return _stream(node, caller, sid, START)
 
 
@@ -102,15 +100,3 @@ def _question(message: str | None, **more: str | None) -> schemas.ChatRequest:
     if message is None:
         raise InvalidRequest("nothing was asked: give ?message=")
     return schemas.ChatRequest(message=message, **more)
-
-
-def _first(asked: schemas.ChatRequest) -> schemas.CreateSession:
-    given = asked.model_dump(include={"model", "pipeline", "options"}, exclude_none=True)
-    opening = schemas.CreateSession(input=asked.message, **given)
-    if not opening.options and opening.model.startswith("demo/"):
-        return opening.model_copy(update={"options": {"rate": DEMO_RATE}})
-    return opening
-
-
-def _next(asked: schemas.ChatRequest) -> schemas.NextMessage:
-    return schemas.NextMessage(input=asked.message, model=asked.model, options=asked.options, interrupt=asked.interrupt)

@@ -56,12 +56,12 @@ class Chat(Duplex):
 
     async def _ask(self, text: str) -> None:
         """While an answer is being written, asking interrupts it."""
+        asked = schemas.ChatRequest(message=text, interrupt=True, **self._opening)
         if self.sid:
-            request = schemas.NextMessage(input=text, interrupt=True)
-            turn = await self._commands.message(self.sid, request, None)
+            turn = await self._commands.message(self.sid, asked.next, None)
             await self.say(chat.opened(self.sid, turn.generation))
             return
-        self.sid, turn = await self._commands.create(schemas.CreateSession(input=text, **self._opening), None)
+        self.sid, turn = await self._commands.create(asked.first, None)
         await self.say(chat.opened(self.sid, turn.generation))
         self.follow(self.sid, START)
 

@@ -50,6 +50,7 @@ class Commands:
             "on_crash": body.on_crash,
             "principal": self._caller,
         }
+        await self._node.quota.turn(self._caller, sid)
         await self._node.directory.expect_live(sid)
         opened = await self._node.log.create(sid, nonce, _hash(body.model_dump()), messages, fields)
         await self._follow_up(sid, opened)
@@ -64,6 +65,7 @@ class Commands:
         if body.options is not None:
             fields["options"] = _json(body.options)
         message = {"role": "user", "content": body.input}
+        await self._node.quota.turn(self._caller, sid)
         await self._node.directory.expect_live(sid)
         interrupt_by = "user" if body.interrupt else ""
         opened = await self._node.log.message(

@@ -11,6 +11,9 @@ from shared.transcript import Message, Usage
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="1 to 64 letters, digits, `_`, `-`")]
 Text = Annotated[str, Field(min_length=1)]
 
+DEMO_RATE = 25
+"""Words per second."""
+
 
 def _storable(options: dict[str, Any]) -> dict[str, Any]:
     try:
@@ -83,6 +86,19 @@ class ChatRequest(_Request):
     pipeline: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     options: Options | None = None
     interrupt: bool = False
+
+    @property
+    def first(self) -> CreateSession:
+        """A demo model that is told nothing takes its time: this is where people watch a stream for the first time."""
+        given = self.model_dump(include={"model", "pipeline", "options"}, exclude_none=True)
+        opening = CreateSession(input=self.message, **given)
+        if not opening.options and opening.model.startswith("demo/"):
+            opening.options = {"rate": DEMO_RATE}
+        return opening
+
+    @property
+    def next(self) -> NextMessage:
+        return NextMessage(input=self.message, model=self.model, options=self.options, interrupt=self.interrupt)
 
 
 class StopRequest(_Request):

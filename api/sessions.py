@@ -8,7 +8,7 @@ from api import replies, schemas
 from api.commands import Commands
 from api.errors import documented
 from api.listing import list_sessions
-from api.node import Caller, TheNode
+from api.node import Caller, Node, Principal, TheNode
 from shared.events import State
 from shared.transcript import fold
 
@@ -31,7 +31,7 @@ async def create_session(
 ) -> schemas.SessionOpened:
     """Start a session with its first generation. It runs whether anybody listens or not."""
     sid, turn = await Commands(node, caller).create(body, key)
-    return await replies.opened(node, sid, turn)
+    return _with_token(node, caller, await replies.opened(node, sid, turn))
 
 
 @router.post("/{sid}/messages", status_code=201, responses=documented(400, 404, 410, 413, 422, 503))
@@ -39,7 +39,20 @@ async def next_message(
     node: TheNode, caller: Caller, sid: Sid, body: schemas.NextMessage, key: Key = None
 ) -> schemas.SessionOpened:
     """The next turn. While one runs: 422 `generation_running`, or, with `interrupt`, that one ends here."""
-    return await replies.opened(node, sid, await Commands(node, caller).message(sid, body, key))
+    turn = await Commands(node, caller).message(sid, body, key)
+    return _with_token(node, caller, await replies.opened(node, sid, turn))
+
+
+def _with_token(node: Node, caller: Principal, opened: schemas.SessionOpened) -> schemas.SessionOpened:
+    """Over HTTP alone: a socket that came with a token must not get the next one by it."""
+    return opened.model_copy(update={"stream_token": node.auth.stream_token(caller, opened.id)})
+
+
+@router.post("/{sid}/token", status_code=201, responses=documented(404, 422, 503))
+async def stream_token(node: TheNode, caller: Caller, sid: Sid) -> schemas.StreamToken:
+    """A stream token, for `?token=` where no header can be set. A token itself cannot ask for one."""
+    await Commands(node, caller).view(sid)
+    return schemas.StreamToken(stream_token=node.auth.stream_token(caller, sid), expires_in_s=node.auth.token_s)
 
 
 @router.get("/{sid}", responses=documented(404, 422, 503))

@@ -46,8 +46,6 @@ class EventStream(Response):
     """An SSE response. Finished cleanly only after the terminal: otherwise the connection is aborted, because many
     clients read a clean end as success."""
 
-    media_type = "text/event-stream"
-
     def __init__(self, outputs: AsyncGenerator[Output, None], retry_ms: int, session: str = "") -> None:
         """With `session`, ids are `<session>/<event id>`, and a header names it: the client did not know it before."""
         super().__init__(headers={**native.HEADERS, "holdfast-session": session} if session else native.HEADERS)
