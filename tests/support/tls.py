@@ -23,10 +23,10 @@ def certificates(folder: Path) -> Certificates:
     made = Certificates(folder / "ca.crt", folder / "redis.crt", folder / "redis.key")
     authority_key, request, names = folder / "ca.key", folder / "redis.csr", folder / "names"
     names.write_text("subjectAltName=IP:127.0.0.1,DNS:redis.test\n")
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    key: list[str | Path] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     _openssl("req", "-x509", *key, "-keyout", authority_key, "-out", made.authority, "-subj", "/CN=test", "-days", "2")
     _openssl("req", *key, "-keyout", made.key, "-out", request, "-subj", "/CN=redis")
-    signed = ["-in", request, "-CA", made.authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "2"]
+    signed: list[str | Path] = ["-in", request, "-CA", made.authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "2"]
     _openssl("x509", "-req", *signed, "-extfile", names, "-out", made.certificate)
     return made
 
