@@ -57,13 +57,14 @@ async def ask_by_url(
     key: Annotated[
         str | None, Query(max_length=255, description="A repeat with it starts nothing: for a cut before the first id")
     ] = None,
+    key_header: KeyHeader = None,
     last_event_id: Cursor = None,
     after: After = None,
 ) -> EventStream:
     """The same by URL alone, for a bare EventSource: cut, it resumes; after the end it is told to stop (204)."""
     if (cursor := _cursor(last_event_id, after)) is not None:
         return await _resumed(node, request, *cursor)
-    return await _asked(node, request, _question(message, session=session, model=model, pipeline=pipeline), key)
+    return await _asked(node, request, _question(message, session=session, model=model, pipeline=pipeline), key or key_header)
 
 
 async def _asked(node: Node, request: Request, question: schemas.ChatRequest, key: str | None) -> EventStream:

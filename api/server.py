@@ -54,7 +54,7 @@ def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Conf
 
 
 class Server(uvicorn.Server):
-    """On a signal the node sends its readers away, spread over the drain time, and serves on meanwhile; then it leaves.
+    """On a signal the node takes no new connections, sends its readers away, spread over the drain time, and leaves.
 
     uvicorn by itself closes all WebSockets at once, and waits for open streams. A second signal ends the wait.
     """
@@ -80,8 +80,11 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._leave, sig, frame)
 
     def _leave(self, sig: int, frame: FrameType | None) -> None:
-        if self._leaving is None:
-            self._leaving = asyncio.create_task(self._drained(sig, frame))
+        if self._leaving is not None:
+            return
+        for server in self.servers:
+            server.close()  # a load balancer that asks here next goes elsewhere at once
+        self._leaving = asyncio.create_task(self._drained(sig, frame))
 
     async def _drained(self, sig: int, frame: FrameType | None) -> None:
         await self._app.state.node.hub.drained()
