@@ -1,7 +1,7 @@
 /** Reads a growing answer to screen readers in sentences: a live region told every token would stutter. */
 
 const EVERY_MS = 1500;
-const ENDINGS = { completed: "Answer complete.", failed: "The answer failed.", cancelled: "Answer stopped." };
+const ENDINGS = { completed: "Answer complete.", failed: "The answer failed.", cancelled: "Answer interrupted." };
 
 export class Announcer {
   #region;

@@ -3,7 +3,18 @@
 import { byId } from "./dom.js";
 
 const KEY = "holdfast.settings";
-const DEFAULTS = { choice: "demo/lorem", custom: "", tokens: 200, rate: 30, seed: "", pipeline: "" };
+const DEFAULTS = { choice: "demo/lorem", custom: "", tokens: 200, rate: 30, seed: "", pipeline: "", transport: "sse" };
+
+/**
+ * What the conversation is about to do, and so what sending means. `hint` is told while something is written, `empty`
+ * (by default the same) while nothing is.
+ */
+const MODES = {
+  idle: { send: "Send", hint: "Enter sends, Shift + Enter makes a new line", placeholder: "Write a message" },
+  sending: { send: "Send", hint: "Sending…", placeholder: "Write a message" },
+  answering: { send: "Interrupt and send", hint: "Sending interrupts the answer", empty: "Esc stops the answer", placeholder: "Write a message" },
+  asking: { send: "Answer", hint: "Sending answers the question", empty: "Esc stops", placeholder: "Answer the question" },
+};
 
 export class Composer {
   #form = byId("composer");
@@ -11,7 +22,7 @@ export class Composer {
   #send = byId("send");
   #stop = byId("stop");
   #settings = byId("settings");
-  #live = false;
+  #mode = "idle";
 
   /** @param {{submit: (text: string) => void, stop: () => void}} acts */
   constructor(acts) {
@@ -35,16 +46,18 @@ export class Composer {
     return { model, ...(model === "demo/lorem" ? { options } : {}), ...(pipeline.trim() ? { pipeline: pipeline.trim() } : {}) };
   }
 
-  /** Whether an answer is being written: then the button stops instead of sending. */
-  set live(live) {
-    if (live === this.#live) return;
-    const hadFocus = document.activeElement === this.#stop;
-    this.#live = live;
-    this.#send.hidden = live;
-    this.#stop.hidden = !live;
+  /** How the page follows sessions and speaks to them. */
+  get transport() {
+    return this.#read().transport;
+  }
+
+  /** One of MODES. */
+  set mode(mode) {
+    if (mode === this.#mode) return;
+    this.#mode = mode;
     this.stopping = false;
-    if (hadFocus) this.focus();
-    byId("hint").textContent = live ? "Esc stops the answer" : "Enter sends, Shift + Enter makes a new line";
+    this.#input.placeholder = MODES[mode].placeholder;
+    this.#label();
   }
 
   set stopping(stopping) {
@@ -69,7 +82,7 @@ export class Composer {
   #submit(event) {
     event.preventDefault();
     const text = this.#input.value;
-    if (!text.trim() || this.#live) return;
+    if (!text.trim() || this.#mode === "sending") return;
     this.fill("");
     this.acts.submit(text);
   }
@@ -81,9 +94,26 @@ export class Composer {
     this.#form.requestSubmit();
   }
 
-  /** For browsers without `field-sizing`. */
+  /** Which buttons there are, and what they are called. Nothing to send while an answer is written: only stopping. */
+  #label() {
+    const { send, hint, empty = hint } = MODES[this.#mode];
+    const idle = this.#mode === "idle";
+    const written = Boolean(this.#input.value.trim());
+    const focused = document.activeElement;
+    this.#form.dataset.mode = this.#mode;
+    this.#form.dataset.written = String(written);
+    this.#send.hidden = !idle && !written;
+    this.#send.disabled = !written || this.#mode === "sending";
+    this.#send.title = send;
+    this.#send.setAttribute("aria-label", send);
+    this.#stop.hidden = idle;
+    byId("hint").textContent = written ? hint : empty;
+    if (focused?.hidden) this.focus();
+  }
+
+  /** The height is for browsers without `field-sizing`. */
   #fit() {
-    this.#send.disabled = !this.#input.value.trim();
+    this.#label();
     if (CSS.supports("field-sizing", "content")) return;
     this.#input.style.height = "auto";
     this.#input.style.height = `${this.#input.scrollHeight}px`;

@@ -15,24 +15,46 @@
  * @property {(event: FollowedEvent) => void} [onEvent]  what it throws ends the following and rejects `done`
  * @property {(state: FollowState, info: {error?: Error, retryInMs?: number}) => void} [onState]
  * @property {AbortSignal} [signal] same as calling close()
+ * @property {"sse" | "websocket"} [transport]  the client's by default
+ *
+ * @typedef {object} Line  what one connection has to know, and tells. Meaningless once `signal` is aborted
+ * @property {import("./holdfast.js").Holdfast} client
+ * @property {string} path        of the session
+ * @property {boolean} follow
+ * @property {boolean} merge
+ * @property {string | null} cursor  the last event id that was handed out
+ * @property {boolean | undefined} ended  whether the last event of the log ended a generation; undefined before the first
+ * @property {Outbox} outbox      commands that are to go over the connection, where it can carry them
+ * @property {AbortSignal} signal aborted: give this connection up
+ * @property {() => void} live    it stands
+ * @property {() => void} heard   a sign of life
+ * @property {(event: FollowedEvent) => void} event
+ * @property {(ms: number) => void} retry  wait that long before the next connection, more after several failures
+ * @property {(ms: number) => void} wait   wait at least that long, this once
+ * @property {() => Promise<boolean>} isOver  ask whether the cursor is the end of a finished session. Rejects where that cannot be told
  */
 
-import { backoff, pause, retryAfter } from "./backoff.js";
+import { backoff, pause } from "./backoff.js";
 import { HoldfastError } from "./errors.js";
-import { SseParser, readSse } from "./sse.js";
+import { Final } from "./final.js";
+import { newKey } from "./key.js";
+import { Outbox } from "./outbox.js";
+import { overSocket } from "./over-socket.js";
+import { overSse } from "./over-sse.js";
 import { TERMINALS } from "./transcript.js";
+import { isOffline, watchdog, watchSurroundings } from "./watch.js";
 
-/** The server says something every 12 s, if only `: ka`. This long without a byte means nobody is there any more. */
+const TRANSPORTS = { sse: overSse, websocket: overSocket };
+
+/** The server says something every 12 s, if only a keep-alive. This long without a byte means nobody is there any more. */
 const SILENT_MS = 30_000;
 /** Silence that makes a connection suspect when the page comes to the front: a keep-alive is overdue. */
 const OVERDUE_MS = 14_000;
 /** After `online` the old route is probably gone; anything not talking right now is opened anew. */
 const AFTER_ONLINE_MS = 1_000;
 const FIRST_WAIT_MS = 500;
-/** Asking again cannot change these answers. All other statuses are passing trouble. */
-const FINAL = new Set([400, 401, 403, 404, 410, 422]);
 
-/** Ends only with 204, a final status, an error of the consumer, or close(); any other end of a connection is resumed. */
+/** Ends only with a finished session, a final refusal, an error of the consumer, or close(); any other end of a connection is resumed. */
 export class Follower {
   /** Id of the last event that was handed out. Valid at any time; pass it as `after` to go on elsewhere. */
   cursor;
@@ -40,7 +62,7 @@ export class Follower {
   done;
 
   #client;
-  #path;
+  #id;
   #options;
   #state;
   #closed = new AbortController();
@@ -49,19 +71,23 @@ export class Follower {
   #nap = null;
   /** The attempt was given up in favour of a better one: no wait before it. */
   #hurry = false;
-  #lastByte = 0;
+  #lastHeard = 0;
   /** Attempts that brought no event, in a row. */
   #failures = 0;
   #retryMs = FIRST_WAIT_MS;
-  /** The answer that was refused last, for its Retry-After. */
-  #refused = null;
-  /** Whether the last event of the log seen here ended a generation. */
-  #ended = false;
+  /** What the last attempt was told to wait at least, in ms. */
+  #notBefore = 0;
+  /** Whether the last event of the log seen here ended a generation; undefined before the first one. */
+  #ended;
+  /** Name of the newest generation that was heard of here. */
+  #generation;
+  #outbox = new Outbox();
 
-  constructor(client, path, options) {
+  constructor(client, id, options) {
     this.#client = client;
-    this.#options = { follow: true, merge: true, onEvent() {}, onState() {}, ...options };
-    this.#path = path + query(this.#options);
+    this.#id = id;
+    this.#options = { follow: true, merge: true, transport: client.transport, onEvent() {}, onState() {}, ...options };
+    if (!Object.hasOwn(TRANSPORTS, this.#options.transport)) throw new TypeError(`no transport ${this.#options.transport}`);
     this.cursor = options.after ?? null;
     this.done = this.#run();
     // Looking at `done` is optional: states tell the same.
@@ -83,18 +109,57 @@ export class Follower {
   /** Try again now: ends a wait, or replaces a connection that has been silent for `silentMs`. */
   wake(silentMs = Infinity) {
     if (this.#nap) return this.#nap.abort();
-    if (Date.now() - this.#lastByte <= silentMs) return;
+    if (Date.now() - this.#lastHeard <= silentMs) return;
     this.#hurry = true;
     this.#attempt.abort();
   }
 
+  /**
+   * Say the next thing. Like the other commands it goes over the socket that is followed (after a cut over the next one,
+   * with the same key, so that it is carried out once), and by HTTP where events come over SSE.
+   * @param {string} input
+   * @param {{interrupt?: boolean, model?: string, options?: object, idempotencyKey?: string}} [more] see Holdfast.send
+   * @returns {Promise<import("./holdfast.js").Started>} rejects with HoldfastError, over a socket also with `closed`
+   *   when the following is over
+   */
+  async send(input, { idempotencyKey = newKey(), ...more } = {}) {
+    const started = this.#overSocket
+      ? await this.#outbox.post({ type: "message", key: idempotencyKey, input, ...more })
+      : await this.#client.send(this.#id, input, { idempotencyKey, ...more });
+    this.#generation = started.generation;
+    return started;
+  }
+
+  /** Stop the generation that runs; what was said stays. Rejects with `other_generation` when another one runs by now. */
+  stop({ generation = this.#stoppable, wait_s } = {}) {
+    const what = { generation, wait_s };
+    return this.#overSocket ? this.#outbox.post({ type: "stop", ...what }) : this.#client.stop(this.#id, what);
+  }
+
+  /** Answer a question. The first answer wins; a later one rejects with `question_gone`. */
+  answer(question, text) {
+    if (!this.#overSocket) return this.#client.answer(this.#id, question, text);
+    return this.#outbox.post({ type: "answer", key: newKey(), question, text });
+  }
+
+  get #overSocket() {
+    return this.#options.transport === "websocket";
+  }
+
+  /** Named, so that a repeat cannot hit a later generation; but what comes after a message under way means its answer. */
+  get #stoppable() {
+    return this.#outbox.awaits("message") ? undefined : this.#generation;
+  }
+
   async #run() {
-    const unwatch = this.#watchSurroundings();
+    const unwatch = this.#watch();
     try {
       this.#report("connecting");
       while (!this.#closed.signal.aborted && !(await this.#connect())) await this.#wait();
+      this.#outbox.close(new HoldfastError("closed", "The session is not followed any more"));
       if (!this.#closed.signal.aborted) this.#report("done");
     } catch (error) {
+      this.#outbox.close(error);
       this.#report("failed", { error });
       throw error;
     } finally {
@@ -106,16 +171,11 @@ export class Follower {
   async #connect() {
     const attempt = (this.#attempt = new AbortController());
     const guard = watchdog(SILENT_MS, attempt);
-    this.#lastByte = Date.now();
-    this.#refused = null;
+    this.#lastHeard = Date.now();
+    this.#notBefore = 0;
     this.#failures++;
     try {
-      const parser = new SseParser((block) => this.#take(block));
-      const response = await this.#open(attempt.signal);
-      if (response.status === 204) return true;
-      this.#report("live");
-      await readSse(response.body, parser, () => this.#heard(guard, parser));
-      return this.#ended && !this.#options.follow;
+      return await TRANSPORTS[this.#options.transport](this.#line(attempt.signal, guard));
     } catch (error) {
       if (error instanceof Final) throw error.cause;
       return false;
@@ -124,43 +184,49 @@ export class Follower {
     }
   }
 
-  async #open(signal) {
-    const headers = { accept: "text/event-stream" };
-    if (this.cursor) headers["last-event-id"] = this.cursor;
-    const response = await this.#client.open("GET", this.#path, { headers, signal });
-    if (response.status === 204) return response;
-    if (FINAL.has(response.status)) throw new Final(await HoldfastError.from(response));
-    const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
-    if (response.ok && isStream) return response;
-    // A proxy's or a captive portal's page is passing trouble as well.
-    this.#refused = response;
-    response.body?.cancel().catch(() => {});
-    throw new Error(`no stream: ${response.status}`);
+  /** @returns {Line} */
+  #line(signal, guard) {
+    const follower = this;
+    const { follow, merge } = this.#options;
+    return {
+      client: this.#client, path: this.#client.path(this.#id), follow, merge, cursor: this.cursor, outbox: this.#outbox, signal,
+      get ended() { return follower.#ended; },
+      live: () => this.#report("live"),
+      heard: () => {
+        this.#lastHeard = Date.now();
+        guard.reset();
+      },
+      event: (event) => this.#take(event),
+      retry: (ms) => { this.#retryMs = ms; },
+      wait: (ms) => { this.#notBefore = ms; },
+      isOver: () => this.#isOver(signal),
+    };
   }
 
-  #heard(guard, parser) {
-    this.#lastByte = Date.now();
-    guard.reset();
-    if (parser.retry !== undefined) this.#retryMs = parser.retry;
-  }
-
-  #take({ type, data, id }) {
+  #take(event) {
     if (this.#closed.signal.aborted) return;
     try {
-      this.#options.onEvent({ type, data: JSON.parse(data), id });
+      this.#options.onEvent(event);
     } catch (error) {
       // Going on would leave the consumer with a hole it does not know of.
       throw new Final(error);
     }
+    const { type, data, id } = event;
     this.#failures = 0;
+    this.#generation = data?.generation ?? data?.transcript?.messages.at(-1)?.generation ?? this.#generation;
     if (!id) return;
     this.cursor = id;
     this.#ended = Object.hasOwn(TERMINALS, type);
   }
 
+  async #isOver(signal) {
+    const { state, last_event_id } = await this.#client.show(this.#id);
+    return !signal.aborted && Object.values(TERMINALS).includes(state) && last_event_id === this.cursor;
+  }
+
   async #wait() {
     if (this.#closed.signal.aborted) return;
-    const wait = Math.max(backoff(Math.max(0, this.#failures - 1), this.#retryMs), retryAfter(this.#refused));
+    const wait = Math.max(backoff(Math.max(0, this.#failures - 1), this.#retryMs), this.#notBefore);
     const retryInMs = this.#hurry ? 0 : wait;
     this.#hurry = false;
     this.#report(isOffline() ? "offline" : "reconnecting", { retryInMs });
@@ -176,41 +242,19 @@ export class Follower {
     this.#options.onState(state, info);
   }
 
-  /** A network that comes back and a page that comes to the front are better advice than any timer. */
-  #watchSurroundings() {
-    const stop = new AbortController();
-    const on = (target, name, act) => target?.addEventListener?.(name, act, { signal: stop.signal });
-    on(globalThis, "online", () => this.wake(AFTER_ONLINE_MS));
-    on(globalThis, "offline", () => this.#state === "reconnecting" && this.#report("offline"));
-    on(globalThis.document, "visibilitychange", () => document.visibilityState === "visible" && this.wake(OVERDUE_MS));
-    on(this.#options.signal, "abort", () => this.close());
-    if (this.#options.signal?.aborted) this.close();
-    return () => stop.abort();
+  #watch() {
+    const { signal } = this.#options;
+    const close = () => this.close();
+    signal?.addEventListener("abort", close);
+    if (signal?.aborted) close();
+    const unwatch = watchSurroundings({
+      online: () => this.wake(AFTER_ONLINE_MS),
+      offline: () => this.#state === "reconnecting" && this.#report("offline"),
+      shown: () => this.wake(OVERDUE_MS),
+    });
+    return () => {
+      unwatch();
+      signal?.removeEventListener("abort", close);
+    };
   }
-}
-
-/** Carries an error that ends the following past those that only end a connection. */
-class Final extends Error {
-  constructor(cause) {
-    super("final", { cause });
-  }
-}
-
-/** Aborts `controller` when reset() has not been called for `ms`. Runs from the start: a connect can hang too. */
-function watchdog(ms, controller) {
-  let timer;
-  const stop = () => clearTimeout(timer);
-  const reset = () => {
-    stop();
-    timer = setTimeout(() => controller.abort(), ms);
-  };
-  reset();
-  return { reset, stop };
-}
-
-const isOffline = () => globalThis.navigator?.onLine === false;
-
-function query({ follow, merge }) {
-  const set = [...(follow ? ["follow=1"] : []), ...(merge ? [] : ["merge=0"])];
-  return set.length ? `?${set.join("&")}` : "";
 }

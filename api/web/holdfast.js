@@ -14,6 +14,7 @@
 import { backoff, pause, retryAfter } from "./backoff.js";
 import { HoldfastError } from "./errors.js";
 import { Follower } from "./follow.js";
+import { newKey } from "./key.js";
 
 export { HoldfastError } from "./errors.js";
 export { TERMINALS, Transcript } from "./transcript.js";
@@ -37,12 +38,16 @@ export class Holdfast {
    * @param {string} [options.base]   origin and prefix of the API; the page's own origin by default
    * @param {typeof fetch} [options.fetch]
    * @param {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} [options.headers] sent with every request;
-   *   a function is asked again for each one, so a token can be renewed
+   *   a function is asked again for each one, so a token can be renewed. Browsers send none of them with a WebSocket
+   * @param {"sse" | "websocket"} [options.transport]  how sessions are followed, unless `follow` says otherwise
+   * @param {typeof WebSocket} [options.WebSocket]
    */
-  constructor({ base = "", fetch = globalThis.fetch.bind(globalThis), headers = {} } = {}) {
+  constructor({ base = "", fetch = globalThis.fetch.bind(globalThis), headers = {}, transport = "sse", WebSocket = globalThis.WebSocket } = {}) {
     this.base = base.replace(/\/+$/, "");
     this.fetch = fetch;
     this.headers = headers;
+    this.transport = transport;
+    this.WebSocket = WebSocket;
   }
 
   /**
@@ -63,19 +68,20 @@ export class Holdfast {
   }
 
   /**
-   * Say the next thing in a session. Rejects with code `generation_running` while an answer is being written.
+   * Say the next thing in a session. Rejects with code `generation_running` while an answer is being written, unless
+   * `interrupt` cuts that answer off: what was said of it stays, and the next turn begins, both or neither.
    * @param {string} sessionId
    * @param {string} input
-   * @param {{model?: string, options?: object, idempotencyKey?: string, signal?: AbortSignal}} [more]
+   * @param {{interrupt?: boolean, model?: string, options?: object, idempotencyKey?: string, signal?: AbortSignal}} [more]
    * @returns {Promise<Started>}
    */
   send(sessionId, input, { idempotencyKey, signal, ...more } = {}) {
-    return this.#change("POST", `${path(sessionId)}/messages`, { body: { input, ...more }, key: idempotencyKey, signal });
+    return this.#change("POST", `${this.path(sessionId)}/messages`, { body: { input, ...more }, key: idempotencyKey, signal });
   }
 
   /** `{id, state, generation, attempt, model, created, last_event_id, expired, messages, usage, …}` of a session. */
   show(sessionId) {
-    return this.#request("GET", path(sessionId));
+    return this.#request("GET", this.path(sessionId));
   }
 
   /**
@@ -88,20 +94,25 @@ export class Holdfast {
     return this.#request("GET", `/v1/sessions${set.length ? `?${new URLSearchParams(set)}` : ""}`);
   }
 
-  /** Stop the running generation; what was said stays. Stopping what is over already is no error. */
-  stop(sessionId, { wait_s, signal } = {}) {
-    return this.#change("POST", `${path(sessionId)}/stop`, { body: { wait_s }, signal });
+  /**
+   * Stop the running generation; what was said stays. Stopping what is over already is no error.
+   * @param {string} sessionId
+   * @param {{generation?: string, wait_s?: number, signal?: AbortSignal}} [what]  `generation`: only that one, otherwise
+   *   rejects with `other_generation`
+   */
+  stop(sessionId, { generation, wait_s, signal } = {}) {
+    return this.#change("POST", `${this.path(sessionId)}/stop`, { body: { generation, wait_s }, signal });
   }
 
   /** Answer a pipeline's question. The first answer wins; a later one rejects with code `question_gone`. */
   answer(sessionId, question, text, { signal } = {}) {
-    return this.#change("POST", `${path(sessionId)}/answer`, { body: { question, text }, signal });
+    return this.#change("POST", `${this.path(sessionId)}/answer`, { body: { question, text }, signal });
   }
 
   /** Stop and forget a session. One that is gone already is no error. */
   async remove(sessionId) {
     try {
-      await this.#change("DELETE", path(sessionId), {});
+      await this.#change("DELETE", this.path(sessionId), {});
     } catch (error) {
       if (error.status !== 404 && error.status !== 410) throw error;
     }
@@ -114,7 +125,12 @@ export class Holdfast {
    * @returns {Follower}
    */
   follow(sessionId, options = {}) {
-    return new Follower(this, `${path(sessionId)}/events`, options);
+    return new Follower(this, sessionId, options);
+  }
+
+  /** Where a session is, under `base`. */
+  path(sessionId) {
+    return `/v1/sessions/${encodeURIComponent(sessionId)}`;
   }
 
   /** One request with the common headers, for whoever needs the raw response. */
@@ -125,7 +141,7 @@ export class Holdfast {
     return this.fetch(this.base + where, { method, headers: all, cache: "no-store", ...init });
   }
 
-  #change(method, where, { body, key = crypto.randomUUID?.() ?? randomKey(), signal }) {
+  #change(method, where, { body, key = newKey(), signal }) {
     const headers = { "idempotency-key": key };
     if (body) headers["content-type"] = "application/json";
     return this.#request(method, where, { headers, body: body && JSON.stringify(body), signal });
@@ -156,8 +172,6 @@ export class Holdfast {
   }
 }
 
-const path = (sessionId) => `/v1/sessions/${encodeURIComponent(sessionId)}`;
-
 /** Worth another try: overload and trouble on the server's side. Everything else is an answer. */
 const isPassing = (status) => status === 408 || status === 425 || status === 429 || status >= 500;
 
@@ -168,9 +182,4 @@ async function read(response) {
 
 function unreachable(cause) {
   return Object.assign(new HoldfastError("network", "The server cannot be reached"), { cause });
-}
-
-/** `randomUUID` exists only in secure contexts; a page served over plain http in a local network is none. */
-function randomKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 }

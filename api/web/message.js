@@ -187,7 +187,7 @@ function endNote({ state, error, newest, copy }, message, retry) {
       icon("alert"), el("div", {}, el("p", {}, error?.message || "The answer failed."), el("code", {}, error?.code ?? "")), again);
   }
   const copied = copy && navigator.clipboard && copyButton(message);
-  return el("div.foot", {}, state === "cancelled" && el("span.stopped", {}, "Stopped"), copied);
+  return el("div.foot", {}, state === "cancelled" && el("span.stopped", {}, icon("stop"), "Interrupted"), copied);
 }
 
 function copyButton(message) {

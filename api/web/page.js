@@ -42,7 +42,7 @@ function open(id) {
   drawer.current = id;
   notice("");
   connection("");
-  composer.live = false;
+  composer.mode = "idle";
   thread.show(null);
   announcer.reset();
   view(id ? "loading" : "empty");
@@ -65,6 +65,7 @@ function follow(here) {
   const current = (act) => (...args) => here === session && act(...args);
   here.stream = client.follow(here.id, {
     after: here.stream?.cursor,
+    transport: composer.transport,
     onEvent: ({ type, data }) => take(here, type, data),
     onState: current((state, { error }) => (error ? lost(error) : connection(state))),
   });
@@ -80,7 +81,10 @@ function take(here, type, data) {
   thread.draw();
   const over = Object.hasOwn(TERMINALS, type);
   if (over || type === "generation.started") drawer.refresh();
-  if (over) rest();
+  if (!over) return;
+  // Now, and not when it is drawn: after an interruption another message is the newest by then.
+  announcer.follow(here.transcript.last);
+  rest();
 }
 
 function tooLong() {
@@ -100,19 +104,26 @@ function reveal() {
 }
 
 function drawn(transcript, sending) {
-  composer.live = sending || Boolean(transcript?.live);
+  composer.mode = sending ? "sending" : modeOf(transcript);
   announcer.follow(transcript?.last);
 }
 
-/** `more` overrides what the composer chose, for a new conversation. */
+function modeOf(transcript) {
+  if (!transcript?.live) return "idle";
+  return transcript.last.question ? "asking" : "answering";
+}
+
+/** Say something: the answer to what is asked, or the next turn. `more` overrides what the composer chose, for a new conversation. */
 async function submit(text, more = {}) {
   if (session.gone) fresh();
   const here = session;
   notice("");
+  const { question } = here.transcript.last ?? {};
+  if (question) return answer(question, text).catch(() => giveBack(text));
   view("conversation");
   thread.expect(text);
   sticky.toBottom();
-  composer.live = true;
+  composer.mode = "sending";
   try {
     await (here.id ? next(here, text) : begin(here, text, more));
   } catch (error) {
@@ -133,13 +144,17 @@ async function begin(here, text, more) {
   follow(here);
 }
 
+/** Only an answer that is seen here is cut off: one that another tab has just asked for is not. */
 async function next(here, text) {
   const { pipeline: _, ...choice } = composer.choice;
-  await client.send(here.id, text, choice);
-  if (here !== session) return;
-  // A finished session is not followed any more; this one has just gone on.
+  await speaker(here).send(text, { ...choice, ...(here.transcript.live ? { interrupt: true } : {}) });
+  here.stream.wake();
+}
+
+/** The session as it is followed: followed again, where it was not any more. */
+function speaker(here) {
   if (here.resting || ["done", "failed"].includes(here.stream.state)) follow(here);
-  else here.stream.wake();
+  return here.stream;
 }
 
 /** Nothing was sent: the text goes back to where it can be changed or sent again. */
@@ -147,9 +162,13 @@ function refused(text, error) {
   thread.forget();
   thread.draw();
   if (!session.id) view("empty");
+  giveBack(text);
+  notice(error.message);
+}
+
+function giveBack(text) {
   if (!composer.text) composer.fill(text);
   composer.focus();
-  notice(error.message);
 }
 
 function retry() {
@@ -160,16 +179,18 @@ async function stop() {
   if (!session.id || !session.transcript.live) return;
   composer.stopping = true;
   try {
-    await client.stop(session.id);
+    await speaker(session).stop();
   } catch (error) {
+    // What was to be stopped is over: another tab has interrupted it.
+    if (error.code !== "other_generation") notice(error.message);
+  } finally {
     composer.stopping = false;
-    notice(error.message);
   }
 }
 
 async function answer(question, text) {
   try {
-    await client.answer(session.id, question.id, text);
+    await speaker(session).answer(question.id, text);
   } catch (error) {
     notice(error.message);
     throw error;
@@ -210,10 +231,17 @@ function lookAgain() {
   if (session.resting || session.stream?.state === "done") follow(session);
 }
 
+function changeTransport({ target }) {
+  if (target.name !== "transport" || !session.stream) return;
+  session.stream.close();
+  follow(session);
+}
+
 addEventListener("hashchange", route);
 addEventListener("popstate", route);
 addEventListener("keydown", escape);
 document.addEventListener("visibilitychange", lookAgain);
+byId("settings").addEventListener("change", changeTransport);
 byId("new").addEventListener("click", fresh);
 byId("ideas").addEventListener("click", ({ target }) => target.matches("button") && submit(target.textContent, { ...target.dataset }));
 open(location.hash.slice(1));

@@ -40,7 +40,7 @@ export class Thread {
     this.forget();
     this.#pending = el("article.message.pending", { "data-role": "user", "data-state": "sending", "aria-label": "Sending" },
       el("div.bubble", { dir: "auto" }, text));
-    this.#pending.heard = this.#transcript?.messages.length ?? 0;
+    this.#pending.heard = this.#asked;
     this.draw();
   }
 
@@ -56,7 +56,7 @@ export class Thread {
   #draw() {
     this.#frame = 0;
     const messages = this.#transcript?.messages ?? [];
-    if (this.#pending && messages.length > this.#pending.heard) this.forget();
+    if (this.#pending && this.#asked > this.#pending.heard) this.forget();
     const same = messages.findIndex((message, n) => this.#views[n]?.message !== message);
     // Whole and known: only the message before the new ones can have changed, and it may have been the newest.
     const from = Math.max(0, (same < 0 ? messages.length : same) - 1);
@@ -65,6 +65,11 @@ export class Thread {
     for (let n = from; n < messages.length; n++) this.#views[n].update(n === messages.length - 1);
     this.#tail();
     this.#acts.drawn(this.#transcript, this.#pending !== null);
+  }
+
+  /** Only the user's messages: an interruption may bring the end of an answer first. */
+  get #asked() {
+    return this.#transcript?.messages.filter(({ role }) => role === "user").length ?? 0;
   }
 
   #add(message) {
