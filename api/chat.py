@@ -64,7 +64,8 @@ async def ask_by_url(
     """The same by URL alone, for a bare EventSource: cut, it resumes; after the end it is told to stop (204)."""
     if (cursor := _cursor(last_event_id, after)) is not None:
         return await _resumed(node, request, *cursor)
-    return await _asked(node, request, _question(message, session=session, model=model, pipeline=pipeline), key or key_header)
+    question = _question(message, session=session, model=model, pipeline=pipeline)
+    return await _asked(node, request, question, key or key_header)
 
 
 async def _asked(node: Node, request: Request, question: schemas.ChatRequest, key: str | None) -> EventStream:
