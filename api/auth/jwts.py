@@ -10,7 +10,8 @@ from shared.credentials import principal_of
 from shared.errors import ConfigurationError, Unauthorized
 from shared.settings import Settings
 
-SYMMETRIC = frozenset({"HS256", "HS384", "HS512"})
+SYMMETRIC = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""With the fewest bytes of a secret that each of them needs."""
 ASYMMETRIC = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"},
 )
@@ -59,7 +60,8 @@ class Jwts:
         if "-----BEGIN" in key:
             return cls(OneKey(_checked(key)), settings, _algorithms(settings, ASYMMETRIC))
         _check_secret(key, settings.token_secret.get_secret_value())
-        return cls(OneKey(key), settings, _algorithms(settings, SYMMETRIC))
+        fitting = frozenset(name for name, shortest in SYMMETRIC.items() if len(key.encode()) >= shortest)
+        return cls(OneKey(key), settings, _algorithms(settings, fitting))
 
     async def principal(self, credential: str) -> str:
         """Raises Unauthorized, AuthenticationUnavailable."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.credentials import digest, new_key
 
-SECRET = "a secret of the tests that is long enough"
+SECRET = "a secret of the tests that is long enough for any algorithm that could be tried with it"
 ALICE, BOB = new_key(), new_key()
 
 
