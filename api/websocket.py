@@ -15,18 +15,10 @@ from api.dialects import packets
 from api.dialects.packets import Ref
 from api.duplex import Duplex, admitted
 from api.node import Node, node_of
-from shared.errors import HoldfastError, InvalidRequest, SessionNotFound
+from shared.errors import HoldfastError, InvalidJson, InvalidRequest, SessionNotFound, UnknownFrame
 from shared.ids import START, EventId, is_session_id
 
 router = APIRouter()
-
-
-class InvalidJson(InvalidRequest):
-    code = "invalid_json"
-
-
-class UnknownType(InvalidRequest):
-    code = "unknown_type"
 
 
 class Envelope(BaseModel):
@@ -79,7 +71,7 @@ class Session(Duplex):
                 request_ = schemas.AnswerRequest.model_validate(body)
                 reply = await replies.answered(self.commands, self.sid, request_, frame.key)
             case _:
-                raise UnknownType("the type of a frame is one of: message, stop, answer, ping")
+                raise UnknownFrame("the type of a frame is one of: message, stop, answer, ping")
         return packets.reply(frame.ref, reply.model_dump(mode="json"))
 
 

@@ -5,6 +5,8 @@
     │   ├── InvalidEventId
     │   ├── UnknownModel
     │   ├── UnknownPipeline
+    │   ├── InvalidJson
+    │   ├── UnknownFrame
     │   └── IdempotencyMismatch
     ├── SessionNotFound
     ├── SessionExpired
@@ -60,6 +62,14 @@ class UnknownPipeline(InvalidRequest):
 
     def __init__(self, pipeline: str) -> None:
         super().__init__(f"unknown pipeline {pipeline[:100]!r}")
+
+
+class InvalidJson(InvalidRequest):
+    code = "invalid_json"
+
+
+class UnknownFrame(InvalidRequest):
+    code = "unknown_type"
 
 
 class IdempotencyMismatch(InvalidRequest):
