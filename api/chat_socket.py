@@ -82,6 +82,7 @@ class Chat(Duplex):
         if not self.sid:
             raise InvalidRequest("there is nothing to stop yet: send text to ask")
         await self._commands.stop(self.sid, "")
+        self.question = ""  # what is said next asks, also before the end has been told
 
     def _note(self, event: Event) -> None:
         if event.type == EventType.QUESTION:
