@@ -33,10 +33,11 @@ class Severed(Exception):
 class SSE:
     """One connection to an event stream. Meaningful after `open`: status and headers."""
 
-    def __init__(self, base: str, path: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, base: str, path: str, headers: dict[str, str] | None = None, post: bytes | None = None) -> None:
+        """With `post`, that JSON is sent; without, it is a GET."""
         parts = urlsplit(base)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._path, self._headers = path, headers or {}
+        self._path, self._headers, self._post = path, headers or {}, post
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -46,9 +47,12 @@ class SSE:
 
     async def open(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-        lines = [f"GET {self._path} HTTP/1.1", f"Host: {self._host}:{self._port}", "Accept: text/event-stream"]
+        method = "GET" if self._post is None else "POST"
+        lines = [f"{method} {self._path} HTTP/1.1", f"Host: {self._host}:{self._port}", "Accept: text/event-stream"]
         lines += [f"{name}: {value}" for name, value in self._headers.items()]
-        self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        if self._post is not None:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(self._post)}"]
+        self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + (self._post or b""))
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         self.status = int(head[0].split(" ")[1])
         self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:]) if name}
