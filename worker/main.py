@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -183,6 +184,16 @@ async def _main(settings: Settings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.signalled)
     await serve(settings, stopping)
+    await _leave_behind()
+
+
+async def _leave_behind() -> None:
+    """A pipeline that does not let itself be cancelled must not keep the process: asyncio would wait for it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if not await cancel(left, END_S):
+        _log.error("exiting in spite of pipelines that do not let themselves be cancelled")
+        logging.shutdown()
+        os._exit(0)
 
 
 def main() -> None:

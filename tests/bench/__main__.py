@@ -11,6 +11,7 @@ from tests.bench import (
     connections,
     first_token,
     resume,
+    takeover,
     worker_batching,
     worker_cost,
     worker_crowd,
@@ -29,6 +30,7 @@ SCENARIOS: dict[str, Callable[[str], Awaitable[Section]]] = {
     "worker_distance": worker_distance.run,
     "worker_cost": worker_cost.run,
     "worker_crowd": worker_crowd.run,
+    "takeover": takeover.run,
 }
 
 

@@ -12,10 +12,16 @@ class Proxy:
         self.target_port = target_port
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open = asyncio.Event()
+        self._open.set()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def pause(self) -> None:
+        """From now on nothing arrives any more, and nobody is told."""
+        self._open.clear()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -23,7 +29,8 @@ class Proxy:
         except ConnectionError:
             writer.transport.abort()
             return
-        pumps = [asyncio.create_task(_pump(reader, up_writer)), asyncio.create_task(_pump(up_reader, writer))]
+        ways = ((reader, up_writer), (up_reader, writer))
+        pumps = [asyncio.create_task(_pump(source, target, self._open)) for source, target in ways]
         self._tasks.update(pumps)
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for end in (writer, up_writer):
@@ -33,9 +40,10 @@ class Proxy:
             self._tasks.discard(pump)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
+            await opened.wait()
             writer.write(data)
             await writer.drain()
 

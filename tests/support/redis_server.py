@@ -64,6 +64,11 @@ class RedisServer:
     def running(self) -> bool:
         return self._process is not None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def client(self) -> "redis.Redis":
         return redis.Redis(host=self.host, port=self.port, socket_timeout=5)
 

@@ -81,8 +81,8 @@ class System:
         self.nodes = [Node(redis_url, self.environment) for _ in range(nodes)]
         self.workers = [self._worker() for _ in range(workers)]
 
-    def _worker(self) -> Process:
-        return Process("worker", {"HOLDFAST_REDIS_URL": self.redis_url, **self.environment})
+    def _worker(self, environment: dict[str, str] | None = None) -> Process:
+        return Process("worker", {"HOLDFAST_REDIS_URL": self.redis_url, **self.environment, **(environment or {})})
 
     @property
     def url(self) -> str:
@@ -95,8 +95,9 @@ class System:
             await node.ready()
         await self.workers_ready(len(self.workers))
 
-    async def add_worker(self) -> Process:
-        worker = self._worker()
+    async def add_worker(self, environment: dict[str, str] | None = None) -> Process:
+        """One more, as the others but for these settings; started, and perhaps not ready yet."""
+        worker = self._worker(environment)
         self.workers.append(worker)
         worker.start()
         return worker
