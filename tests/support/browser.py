@@ -31,6 +31,13 @@ async def ask(page: Page, text: str, *, tokens: int, rate: int, seed: int) -> No
     await say(page, text)
 
 
+async def connect_by(page: Page, transport: str) -> None:
+    """Choose `sse` or `websocket` in the page's own form."""
+    await page.click("#model")
+    await page.check(f"#settings [name=transport][value={transport}]")
+    await page.keyboard.press("Escape")
+
+
 async def say(page: Page, text: str) -> None:
     await page.fill("#input", text)
     await page.press("#input", "Enter")
