@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -205,12 +206,12 @@ class Writer:
             self._outage.left(self)
 
     async def end_refused(self, type_: EventType, data: Mapping[str, Any]) -> None:
-        """After AppendRefused: drop what the log does not take, and say this end in its place. Ends as `run` does.
-
-        What the log has taken is asked first: an earlier try may have got further than its lost reply told.
-        """
-        await self._append([])
+        """After AppendRefused: say what the log takes up to the event it refuses, and this end in place of the rest.
+        Ends as `run` does."""
         self._seal()
+        with suppress(AppendRefused):
+            while self._acked < len(self._said):
+                await self._append([self._said[self._acked]])
         for _, dropped in self._said[self._acked :]:
             self._bytes -= len(dropped)
         del self._said[self._acked :]
