@@ -11,6 +11,8 @@ import pytest
 from shared import keys
 from shared.events import EventType, State
 from shared.log import Log
+from shared.tasks import cancel
+from tests.support import workers
 from tests.support.generations import *  # noqa: F403 - fixtures are found by name
 from tests.support.generations import Stage, logged, piped
 from tests.support.lost import QUICK, answer, attempts, events_of, holder, until_said, when
@@ -18,6 +20,7 @@ from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sse import read_all
 from tests.support.system import create, system
 from tests.upstream_fixtures import *  # noqa: F403 - fixtures are found by name
+from worker import queue
 from worker.pipelines import Run
 from worker.providers.demo import lorem
 
@@ -185,3 +188,19 @@ def _take_away(server: RedisServer, how: str) -> None:
         os.kill(server.pid, signal.SIGSTOP)
     else:
         server.kill()
+
+
+async def test_a_job_that_comes_as_its_worker_leaves_goes_back(redis_url: str, redis: Any) -> None:
+    """The queue has given it out already: it is put back in its place, instead of being missed until a reaper looks."""
+    async with workers.context(redis_url) as context:
+        arq = queue.build_worker(context, context.queue.arq)
+        taking = asyncio.create_task(arq.main())
+        async with asyncio.timeout(20):
+            while not any(client["cmd"] == "bzpopmin" for client in await redis.client_list()):
+                await asyncio.sleep(0.005)
+            await cancel([taking])
+            await context.queue.enqueue("s1", "g1", 1, since_ms=123)
+            while await redis.zcard(keys.QUEUE):
+                await asyncio.sleep(0.005)
+            await arq.give_back()
+    assert await redis.zrange(keys.QUEUE, 0, -1, withscores=True) == [(b"s1:1", 123.0)]

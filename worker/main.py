@@ -125,7 +125,9 @@ async def serve(settings: Settings, stopping: Stopping) -> None:
         ):
             async with _running(_take_jobs(context, contact, control, arq)):
                 await stopping.soon.wait()
+            giving_back = asyncio.create_task(arq.give_back())
             await _hand_over(context, arq, stopping.now)
+            await giving_back
         await context.cancel_background()
         await heartbeat.end(context)
         await control.aclose()

@@ -8,7 +8,7 @@ from arq.worker import Worker, func
 
 from shared import jobs, keys
 from shared.redis import RedisError
-from shared.tasks import cancel
+from shared.tasks import cancel, within
 from shared.telemetry import get_logger
 from worker.context import WorkerContext
 from worker.outage import Outage
@@ -35,9 +35,11 @@ class WakingWorker(Worker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._outage = Outage("the queue")
+        self._popping: asyncio.Task[Any] | None = None
+        """What asks the queue. Outlives `main`: a job that is on its way to this worker must not be lost."""
 
     async def main(self) -> None:
-        """Runs until cancelled. Overrides arq's polling loop."""
+        """Runs until cancelled; call `give_back` then. Overrides arq's polling loop."""
         while True:
             await self.sem.acquire()
             try:
@@ -55,7 +57,9 @@ class WakingWorker(Worker):
     async def _take(self) -> bool:
         """Wait a while for a job; True if one was started. It then releases the semaphore when it is over."""
         pool: Any = self.pool
-        found = await pool.execute_command("BZPOPMIN", keys.QUEUE, WAIT_S)
+        self._popping = asyncio.create_task(pool.execute_command("BZPOPMIN", keys.QUEUE, WAIT_S))
+        found = await asyncio.shield(self._popping)
+        self._popping = None
         if found is None:
             return False
         job_id, score = found[1].decode(), int(float(found[2]))
@@ -66,6 +70,18 @@ class WakingWorker(Worker):
         task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
         self.tasks[job_id] = task
         return True
+
+    async def give_back(self) -> None:
+        """A job that was taken in the moment `main` was cancelled goes back to its place."""
+        pool: Any = self.pool
+        popping, self._popping = self._popping, None
+        if popping is None:
+            return
+        try:
+            if (found := await within(2 * WAIT_S, _result(popping))) is not None:
+                await within(WAIT_S, pool.zadd(keys.QUEUE, {found[1]: float(found[2])}, nx=True))
+        except (RedisError, TimeoutError) as error:
+            _log.info("if a job was taken, a reaper will queue it again", error=str(error))
 
     def _forget_done(self) -> None:
         for job_id, task in list(self.tasks.items()):
@@ -107,6 +123,10 @@ async def drained(arq: WakingWorker, within_s: float, now: asyncio.Event | None 
     await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     return ending.done()
+
+
+async def _result(task: asyncio.Task[Any]) -> Any:
+    return await task
 
 
 async def end_jobs(arq: WakingWorker, within_s: float) -> None:
