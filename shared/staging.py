@@ -40,12 +40,16 @@ class _Stage:
         self._redis = redis
         self._key = keys.stage(sid, new_token())
         self._keys = [*keys.session_keys(sid), self._key]
+        self._end = b"0-0"
+        """Id of the last entry written."""
 
     async def write(self, entries: list[Entry]) -> None:
+        """One after the other. What went wrong shows in `swap`: a stage that is not complete is refused."""
         arguments: list[scripts.Argument] = []
         for entry_id, fields in entries:
             arguments += (entry_id, 2 * len(fields), *(part for field in fields.items() for part in field))
-        await scripts.run(self._redis, "session_stage", self._keys, STAGE_MS, *arguments)
+        start, self._end = self._end, entries[-1][0]
+        await scripts.run(self._redis, "session_stage", self._keys, STAGE_MS, start, self._end, *arguments)
 
     async def swap(self, joiner: Joiner, last: EventId) -> bool:
         reply = await scripts.run(

@@ -470,3 +470,32 @@ async def test_creating_anew_after_a_delete_begins_an_empty_log(log: Log) -> Non
     await log.delete(SID)
     await create(log)
     assert [event.type for event in await log.events(SID)] == ["message"]
+
+
+async def test_a_repeated_write_is_written_once(log: Log, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call comes twice, as after a lost reply: the log is as compact, and the same."""
+    before = await two_turns(log)
+    run = scripts.run
+
+    async def twice(redis: Any, verb: str, *args: Any) -> Any:
+        if verb == "session_stage":
+            await run(redis, verb, *args)
+        return await run(redis, verb, *args)
+
+    monkeypatch.setattr(scripts, "run", twice)
+    monkeypatch.setattr(staging, "PAGE", 3)
+    assert await log.compact(SID)
+    assert plain(await log.events(SID)) == plain(before)
+
+
+async def test_a_stage_that_went_away_is_not_begun_in_its_middle(log: Log, redis: Any) -> None:
+    """It expired between two writes: nothing is written after a hole, and the swap is refused."""
+    await finished(log, *SAYINGS)
+    joiner, stage = Joiner(), staging._Stage(redis, SID)
+    read = await entries(redis)
+    await stage.write(joiner.take(read[:4]))
+    await redis.delete(*await stages(redis))
+    await stage.write(joiner.take(read[4:]) + joiner.done())
+    assert await stages(redis) == []
+    assert not await stage.swap(joiner, (await log.events(SID))[-1].id)
+    assert await entries(redis) == read
