@@ -29,7 +29,7 @@ NAMES = st.integers(0, 3).map("n{}".format)
 BODIES = st.sampled_from(["body", "body", "body", "other"])
 PLACES = st.integers(0, 30)
 """Index into whatever there is: writers, calls on their way."""
-SAYINGS = st.sampled_from(["text", "text", "text", "question", "answer", "answer", "end", "nothing"])
+SAYINGS = st.sampled_from(["text", "delta", "delta", "delta", "question", "answer", "answer", "end", "nothing"])
 _numbers = itertools.count()
 
 
@@ -141,13 +141,15 @@ class LogMachine(RuleBasedStateMachine):
             if not writer._ended:
                 self.run(self._say(writer, saying))
         if writer._acked < len(writer._said):
-            self.call(fault, writer._append())
+            self.call(fault, writer._append(writer._next_batch()))
 
     async def _say(self, writer: writing.Writer, saying: str) -> None:
         number = next(_numbers)
         match saying:
             case "text":
                 writer.event(EventType.TEXT, {"text": f"{number}", "list": []})
+            case "delta":
+                writer.event(EventType.TEXT, {"text": f"{number}"})
             case "question":
                 self.asked.append(f"q{number}")
                 writer.event(EventType.QUESTION, {"id": self.asked[-1], "text": "which?"})
@@ -164,7 +166,7 @@ class LogMachine(RuleBasedStateMachine):
         writer = self.world.writers[-1 if place > 5 else place % len(self.world.writers)]
         if writer._said:
             writer._forget_acknowledged(len(writer._said) - 1)
-            self.call(Fault.NONE, writer._append())
+            self.call(Fault.NONE, writer._append(writer._next_batch()))
 
     @rule(place=PLACES, fault=FAULTS)
     def release(self, place: int, fault: Fault) -> None:
@@ -181,6 +183,15 @@ class LogMachine(RuleBasedStateMachine):
     @rule(stale=st.integers(0, 5))
     def abandon(self, stale: int) -> None:
         self.call(Fault.NONE, self.world.log.abandon(self._sid, self.world.model.epoch - stale, 0))
+
+    @rule(sayings=st.lists(SAYINGS, max_size=4), late=st.booleans(), fault=FAULTS)
+    def compact(self, sayings: list[str], late: bool, fault: Fault) -> None:
+        """What is over is stored in fewer entries; the fault meets the swap, or what comes before it."""
+        if sayings:
+            self.go_on([*sayings, "delta", "delta", "end"], together=True, fault=Fault.NONE)
+        if late:
+            self.world.wire.faults.append(Fault.NONE)
+        self.call(fault, self.world.log.compact(self._sid))
 
     # -- faults
 

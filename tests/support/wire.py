@@ -12,9 +12,8 @@ from shared import scripts
 VERBS = (
     "session_create", "session_message", "session_delete", "generation_claim", "generation_append",
     "generation_release", "generation_reap", "generation_abandon", "generation_stop", "question_answer",
+    "session_stage", "session_compact",
 )  # fmt: skip
-_HEAD = 4
-"""Of an EVALSHA's arguments: the number of keys, and the three keys of a session."""
 
 
 class Fault(Enum):
@@ -34,7 +33,8 @@ class Sent:
 
     @property
     def argv(self) -> list[str]:
-        return [a.decode() if isinstance(a, bytes) else str(a) for a in self.arguments[_HEAD:]]
+        head = 1 + int(self.arguments[0])  # the number of keys, and the keys
+        return [a.decode() if isinstance(a, bytes) else str(a) for a in self.arguments[head:]]
 
     def __repr__(self) -> str:
         return f"{self.verb}{self.argv}"
