@@ -45,6 +45,10 @@ class Client(WS):
             return closed
 
     @property
+    def over(self) -> bool:
+        return self._reading.done()
+
+    @property
     def events(self) -> list[Message]:
         """Those that stand in the log."""
         return [frame for frame in self.frames if "id" in frame]
@@ -105,6 +109,7 @@ class Raw:
         self._address = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._path = path
         self._sock = socket.socket()
+        self._buffer = bytearray()
         self.sent = 0
         """Bytes the system has taken."""
 
@@ -143,20 +148,37 @@ class Raw:
             return await asyncio.get_running_loop().sock_recv(self._sock, most)
         return b""
 
+    async def frame(self) -> tuple[Opcode, bytes]:
+        """The next frame, of a server that does not split its own. Raises EOFError at the end."""
+        head = await self._exactly(2)
+        length = head[1]
+        if length > 125:
+            length = int.from_bytes(await self._exactly(2 if length == 126 else 8), "big")
+        return Opcode(head[0] & 15), await self._exactly(length)
+
+    async def text_frame(self) -> bytes:
+        while (frame := await self.frame())[0] != Opcode.TEXT:
+            pass
+        return frame[1]
+
     async def close_code(self) -> int:
-        """Of the close frame at the end of everything that comes; 0 where there is none."""
-        tail = b""
+        """Of the close frame, after everything that comes before it; 1006 where there is none."""
         async with asyncio.timeout(WITHIN_S):
-            while data := await self.read():
-                tail = tail[-4096:] + data
-        while tail:
-            opcode, length, skip = tail[0] & 15, tail[1], 2
-            if length == 126:
-                length, skip = int.from_bytes(tail[2:4], "big"), 4
-            if opcode == Opcode.CLOSE:
-                return int.from_bytes(tail[skip : skip + 2], "big")
-            tail = tail[skip + length :]
-        return 0
+            with contextlib.suppress(EOFError):
+                while (frame := await self.frame())[0] != Opcode.CLOSE:
+                    pass
+                return int.from_bytes(frame[1][:2], "big")
+        return 1006
+
+    async def _exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            data = await self.read()
+            if not data:
+                raise EOFError
+            self._buffer += data
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
 
 
 def frame(opcode: Opcode, data: bytes = b"", *, fin: bool = True) -> bytes:
