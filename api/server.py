@@ -77,18 +77,21 @@ class Server(uvicorn.Server):
         if self._loop is None or self._leaving is not None:
             super().handle_exit(sig, frame)
         else:
-            self._loop.call_soon_threadsafe(self._leave, sig, frame)
+            self._loop.call_soon_threadsafe(self._leave)
 
-    def _leave(self, sig: int, frame: FrameType | None) -> None:
+    def _leave(self) -> None:
         if self._leaving is not None:
             return
         for server in self.servers:
             server.close()  # a load balancer that asks here next goes elsewhere at once
-        self._leaving = asyncio.create_task(self._drained(sig, frame))
+        for connection in list(self.server_state.connections):
+            if not isinstance(connection, Socket):
+                connection.shutdown()  # when it is idle: a load balancer keeps it open, and would ask over it again
+        self._leaving = asyncio.create_task(self._drained())
 
-    async def _drained(self, sig: int, frame: FrameType | None) -> None:
+    async def _drained(self) -> None:
         await self._app.state.node.hub.drained()
-        super().handle_exit(sig, frame)
+        self.should_exit = True  # what uvicorn's own handler is told, the process dies of in the end; this exits with 0
 
 
 def _drop_dead_clients(listening: Any, timeout_ms: int) -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,39 +22,63 @@ READY_S = 10
 @dataclass
 class Nginx:
     port: int
+    place: Path
+    """Where it writes: `access.log`, `error.log`."""
     child: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def accesses(self) -> list[str]:
+        return (self.place / "access.log").read_text().splitlines()
 
-def configured(ports: Sequence[int], listen: int, prefix: Path, conf: str | None = None) -> str:
-    """The file as deployed, with the places that differ put in: addresses, and where it may write."""
-    text = conf or CONF.read_text(encoding="utf-8")
+    def reload(self) -> None:
+        """Read the configuration again; streams that are open stay with the old process."""
+        self.child.send_signal(signal.SIGHUP)
+
+
+def binary() -> str:
+    return shutil.which("nginx") or "/usr/sbin/nginx"
+
+
+def configured(ports: Sequence[int], listen: int, prefix: Path, edits: Mapping[str, str] | None = None) -> str:
+    """The file as deployed, with the places that differ put in: addresses, and where it may write.
+
+    `edits`: further texts of the file and what to put there, such as times that are too long for a test.
+    """
+    text = CONF.read_text(encoding="utf-8")
     servers = "\n".join(f"        server 127.0.0.1:{port} max_fails=1 fail_timeout=2s;" for port in ports)
-    text, found = re.subn(r"( *server api-\d:8000 [^\n]*\n)+", servers + "\n", text)
+    text, found = re.subn(r"( *server api-\d:8000 max_fails=1 fail_timeout=2s;\n)+", servers + "\n", text)
     assert found == 1
-    text = re.sub(r"listen 8080\b", f"listen 127.0.0.1:{listen}", text)
-    text = text.replace("include mime.types;", "").replace("pid /tmp/nginx.pid;", f"pid {prefix}/nginx.pid;")
-    text = text.replace("worker_processes auto;", "worker_processes 1;" + ("\nuser root;" if os.geteuid() == 0 else ""))
-    return text.replace("access_log /dev/stdout plain;", f"access_log {prefix}/access.log plain;")
+    here = {
+        "listen 8080 ": f"listen 127.0.0.1:{listen} ",
+        "include mime.types;": "",
+        "pid /tmp/nginx.pid;": f"pid {prefix}/nginx.pid;",
+        "worker_processes auto;": "worker_processes 1;" + ("\nuser root;" if os.geteuid() == 0 else ""),
+        "access_log /dev/stdout plain;": f"access_log {prefix}/access.log plain;",
+        **(edits or {}),
+    }
+    for old, new in here.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
 
 
 @contextlib.asynccontextmanager
-async def nginx(ports: Sequence[int]) -> AsyncIterator[Nginx]:
-    with tempfile.TemporaryDirectory(prefix="nginx") as place:
-        prefix, port = Path(place), free_port()
-        conf = prefix / "nginx.conf"
-        conf.write_text(configured(ports, port, prefix), encoding="utf-8")
-        binary = shutil.which("nginx") or "/usr/sbin/nginx"
-        child = subprocess.Popen(
-            [binary, "-p", place, "-c", str(conf), "-e", "stderr", "-g", "daemon off;"],
-            stderr=(prefix / "error.log").open("wb"),
-        )
+async def nginx(ports: Sequence[int], edits: Mapping[str, str] | None = None) -> AsyncIterator[Nginx]:
+    """Run it in front of nodes at these ports; `edits` as for `configured`."""
+    with tempfile.TemporaryDirectory(prefix="nginx") as folder:
+        place, port = Path(folder), free_port()
+        conf = place / "nginx.conf"
+        conf.write_text(configured(ports, port, place, edits), encoding="utf-8")
+        command = [binary(), "-p", folder, "-c", str(conf), "-e", "stderr", "-g", "daemon off;"]
+        with (place / "error.log").open("wb") as errors:
+            child = subprocess.Popen(command, stderr=errors)
         try:
             await _listening(port, child)
-            yield Nginx(port, child)
+            yield Nginx(port, place, child)
         finally:
             child.send_signal(signal.SIGTERM)
             await asyncio.to_thread(child.wait, 10)
