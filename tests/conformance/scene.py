@@ -61,6 +61,10 @@ class Scene:
         opened = await self.log.create(self.sid, new_token(), "body", [_said("hello")], FIELDS)
         self._opened(opened.last)
 
+    def adopt(self, sid: str, generation: str = "g1") -> None:
+        """Go on with a turn that somebody else has opened."""
+        self.sid, self._turn = sid, int(generation[1:])
+
     async def next_turn(self, *, interrupt: bool = False) -> None:
         by = "user" if interrupt else ""
         opened = await self.log.message(self.sid, new_token(), "body", _said("more"), {}, interrupt_by=by)
