@@ -5,11 +5,11 @@ from typing import Any
 from fastapi import APIRouter, WebSocket
 
 from api import schemas
-from api.auth import Principal, authenticate
+from api.auth import Principal
 from api.commands import Commands
 from api.delivery import Events, Gap, Output
 from api.dialects import chat
-from api.duplex import Duplex, admitted
+from api.duplex import Duplex, admitted, caller_behind
 from api.node import Node, node_of
 from api.websocket import cursor_of
 from shared.errors import HoldfastError, InvalidRequest, QuestionGone, SessionNotFound
@@ -100,7 +100,7 @@ async def chat_socket(socket: WebSocket) -> None:
         if sid is not None and not is_session_id(sid):
             raise SessionNotFound(sid)
         opening = {name: query[name] for name in ("model", "pipeline") if name in query}
-        conversation = Chat(node_of(socket), await authenticate(socket, sid), socket, opening)
+        conversation = Chat(node_of(socket), await caller_behind(socket, sid), socket, opening)
         if sid is not None:
             conversation.sid = sid
             conversation.follow(sid, cursor_of(socket))

@@ -23,6 +23,7 @@ from fastapi import WebSocket
 from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
+from api.auth import authenticate
 from api.cors import allowed_origin
 from api.delivery import Cut, Delivery, End, Nothing, Output, Refused
 from api.errors import status_of, words_of
@@ -85,6 +86,7 @@ class Duplex(ABC):
             await self._close(ended.exception())
         finally:
             await cancel([hearing, following])
+            await asyncio.gather(hearing, following, return_exceptions=True)  # how the second one ended is no news
 
     async def say(self, *frames: str) -> None:
         for frame in frames:
@@ -149,11 +151,16 @@ async def admitted(socket: WebSocket) -> AsyncIterator[None]:
     """Accept, because only then a browser learns why it is turned away; close with that reason where one is raised."""
     await socket.accept()
     try:
-        if not allowed_origin(socket):
-            raise OriginNotAllowed
         yield
     except HoldfastError as error:
         await close(socket, refused(error))
+
+
+async def caller_behind(socket: WebSocket, session: str | None) -> Principal:
+    """Who calls; `session` is the one the socket is about. Raises OriginNotAllowed, and what `authenticate` does."""
+    if not allowed_origin(socket):
+        raise OriginNotAllowed
+    return await authenticate(socket, session)
 
 
 async def close(socket: WebSocket, why: Closed) -> None:

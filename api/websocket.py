@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from api import replies, schemas
-from api.auth import Principal, authenticate
+from api.auth import Principal
 from api.commands import Commands
 from api.delivery import Output
 from api.dialects import packets
 from api.dialects.packets import Ref
-from api.duplex import Duplex, admitted
+from api.duplex import Duplex, admitted, caller_behind
 from api.node import Node, node_of
 from shared.errors import HoldfastError, InvalidJson, InvalidRequest, SessionNotFound, UnknownFrame
 from shared.ids import START, EventId, is_session_id
@@ -97,7 +97,7 @@ async def session_socket(socket: WebSocket, sid: str) -> None:
     async with admitted(socket):
         if not is_session_id(sid):
             raise SessionNotFound(sid)
-        session = Session(node_of(socket), await authenticate(socket, sid), socket, sid)
+        session = Session(node_of(socket), await caller_behind(socket, sid), socket, sid)
         session.follow(sid, cursor_of(socket), merge=socket.query_params.get("merge") != "0")
         await session.run()
 

@@ -70,9 +70,14 @@ def _renderer(style: str) -> Processor:
 def _quiet_libraries() -> None:
     for name in ("arq", "httpx", "httpx2", "openai", "anthropic", "httpcore2", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_not_an_aborted_stream)
+    logging.getLogger("uvicorn.error").addFilter(_an_error_of_ours)
 
 
-def _not_an_aborted_stream(record: logging.LogRecord) -> bool:
-    """A stream that is aborted on purpose is left unfinished, which uvicorn would report as an error."""
-    return "returned without completing response" not in record.getMessage()
+_NO_ERRORS = (
+    "returned without completing response",  # a stream that is aborted on purpose is left unfinished
+    "Invalid UTF-8 sequence received",  # by a WebSocket, whose client is told; with a traceback each time
+)
+
+
+def _an_error_of_ours(record: logging.LogRecord) -> bool:
+    return not any(words in record.getMessage() for words in _NO_ERRORS)

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import logging
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,27 +15,14 @@ from websockets.exceptions import ConnectionClosed
 from shared.credentials import new_key
 from shared.telemetry import configure, get_logger, without_secrets
 from tests.support.credentials import ALICE, SECRET, bearer, environment_of_keys
+from tests.support.loud import Loud
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sse import SSE
-from tests.support.system import Node, Process
+from tests.support.system import Node
 
 PASSWORD = "the-password-of-redis"
 WRONG_KEY = new_key()
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJzZWNyZXQifQ.c2lnbmF0dXJlLW9mLXNvbWVib2R5"
-
-
-class Loud(Process):
-    """A process whose log, with all there is to say, goes into a file."""
-
-    def __init__(self, module: str, environment: dict[str, str], log: Path) -> None:
-        super().__init__(module, {**environment, "HOLDFAST_LOG_LEVEL": "debug"})
-        self._log = log
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", self._module], env=self._environment, stdout=log, stderr=log
-            )
 
 
 @pytest.fixture(scope="module")
