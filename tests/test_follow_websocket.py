@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from itertools import cycle
+from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from shared.log import Log
+from tests.support.credentials import ALICE, BOB, bearer, settings_of_keys
 from tests.support.cutting import cutting
 from tests.support.follower import Refused, follower
 from tests.support.inprocess import live_node, live_worker
@@ -86,7 +89,7 @@ async def test_an_interruption_and_a_stop_travel_on_the_socket(nodes: list[str])
 
 
 async def test_a_late_stop_does_not_hit_the_next_turn(nodes: list[str]) -> None:
-    """A stop names the generation its sender saw: for another one it is refused."""
+    """A stop of a generation that is over already is refused."""
     sid = await create(nodes[0], options={"tokens": 5000, "rate": 50})
     async with follower(nodes[0], sid, transport="websocket") as speaker:
         await speaker.until(lambda: bool(speaker.text))
@@ -94,6 +97,30 @@ async def test_a_late_stop_does_not_hit_the_next_turn(nodes: list[str]) -> None:
         with pytest.raises(Refused) as refused:
             await speaker.call("stop", {"generation": "g1"})
         assert refused.value.code == "other_generation"
+
+
+async def test_a_stop_names_the_generation_its_sender_saw() -> None:
+    """Unless a message is under way: what is to be stopped then is its answer, which has no name yet."""
+    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=8)
+
+    async def mute(socket: ServerConnection) -> None:
+        await socket.send('{"id":"5-1","type":"generation.started","data":{"generation":"g7","attempt":1}}')
+        async for frame in socket:
+            heard.put_nowait(json.loads(frame))
+
+    async with serve(mute, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with follower(f"http://127.0.0.1:{port}", "s1", transport="websocket") as speaker:
+            await speaker.until(lambda: bool(speaker.ids))
+            speaker.begin("stop")
+            speaker.begin("send", "and?", {"interrupt": True})
+            speaker.begin("stop")
+            frames = [await asyncio.wait_for(heard.get(), 20) for _ in range(3)]
+    assert [(frame["type"], frame.get("generation")) for frame in frames] == [
+        ("stop", "g7"),
+        ("message", None),
+        ("stop", None),
+    ]
 
 
 async def test_the_first_answer_wins(nodes: list[str]) -> None:
@@ -141,6 +168,8 @@ async def test_not_following_waits_where_the_answer_is_still_to_come(nodes: list
     options = {"transport": "websocket", "follow": False, "after": before.ids[-1]}
     async with follower(nodes[0], sid, **options) as reader:
         await reader.until(lambda: reader.count("caught_up") == 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.over(), 0.5)
         await reader.call("stop")
         assert await reader.over() is None
     assert [event["type"] for event in reader.events] == ["caught_up", "generation.cancelled"]
@@ -161,6 +190,25 @@ async def test_a_final_close_code_ends_the_following(
             await reader.reply(sent)
         assert refused.value.code == code
         assert reader.states[-1] == "failed"
+
+
+async def test_credentials_in_headers_open_the_socket_too(redis_url: str) -> None:
+    """A browser sends no headers with a WebSocket: the client asks for a token with them. Wrong ones are final."""
+    async with live_node(redis_url, **settings_of_keys()) as node, live_worker(redis_url):
+        async with httpx.AsyncClient(base_url=node.url, headers=bearer(ALICE)) as alice:
+            sid = (await alice.post("/v1/sessions", json={"model": "demo/echo", "input": "one"})).json()["id"]
+        options = {"transport": "websocket", "follow": False}
+        async with follower(node.url, sid, headers=bearer(ALICE), **options) as reader:
+            assert await reader.over() is None
+            assert "one" in reader.text
+        for headers, code in (
+            (bearer(BOB), "session_not_found"),
+            (bearer("wrong"), "unauthorized"),
+            ({}, "unauthorized"),
+        ):
+            async with follower(node.url, sid, headers=headers, **options) as reader:
+                assert await reader.over() == code
+                assert reader.events == []
 
 
 async def test_commands_without_a_socket_are_few_and_rejected_at_the_end() -> None:

@@ -1,3 +1,7 @@
+/** Statuses of a stream or its token that asking again cannot change. All others are passing trouble. */
+const REFUSED = new Set([400, 401, 403, 404, 410, 422]);
+export const isRefused = (status) => REFUSED.has(status);
+
 /** Anything Holdfast refuses or cannot do, with the code the API uses on the wire. */
 export class HoldfastError extends Error {
   /**

@@ -19,7 +19,8 @@
  *
  * @typedef {object} Line  what one connection has to know, and tells. Meaningless once `signal` is aborted
  * @property {import("./holdfast.js").Holdfast} client
- * @property {string} path        of the session
+ * @property {string} id          of the session
+ * @property {string} path        of the session, under `client.base`
  * @property {boolean} follow
  * @property {boolean} merge
  * @property {string | null} cursor  the last event id that was handed out
@@ -189,7 +190,7 @@ export class Follower {
     const follower = this;
     const { follow, merge } = this.#options;
     return {
-      client: this.#client, path: this.#client.path(this.#id), follow, merge, cursor: this.cursor, outbox: this.#outbox, signal,
+      client: this.#client, id: this.#id, path: this.#client.path(this.#id), follow, merge, cursor: this.cursor, outbox: this.#outbox, signal,
       get ended() { return follower.#ended; },
       live: () => this.#report("live"),
       heard: () => {

@@ -38,7 +38,8 @@ export class Holdfast {
    * @param {string} [options.base]   origin and prefix of the API; the page's own origin by default
    * @param {typeof fetch} [options.fetch]
    * @param {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} [options.headers] sent with every request;
-   *   a function is asked again for each one, so a token can be renewed. Browsers send none of them with a WebSocket
+   *   a function is asked again for each one, so a token can be renewed. Where a header cannot be
+   *   sent (a browser's WebSocket), a stream token is asked for with them
    * @param {"sse" | "websocket"} [options.transport]  how sessions are followed, unless `follow` says otherwise
    * @param {typeof WebSocket} [options.WebSocket]
    */
@@ -126,6 +127,13 @@ export class Holdfast {
    */
   follow(sessionId, options = {}) {
     return new Follower(this, sessionId, options);
+  }
+
+  /** A short-lived credential for the URL of this session's stream; null where no credentials are sent or asked for. */
+  async streamToken(sessionId, { signal } = {}) {
+    if (typeof this.headers !== "function" && ![...new Headers(this.headers)].length) return null;
+    const { stream_token } = await this.#request("POST", `${this.path(sessionId)}/token`, { signal });
+    return stream_token;
   }
 
   /** Where a session is, under `base`. */

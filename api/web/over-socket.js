@@ -1,6 +1,6 @@
 /** One connection of a Follower as a WebSocket: events come in, commands go out. */
 
-import { HoldfastError } from "./errors.js";
+import { HoldfastError, isRefused } from "./errors.js";
 import { Final, parse } from "./final.js";
 
 /**
@@ -26,7 +26,7 @@ const REPLIES = new Set(["reply", "error", "pong"]);
  * @returns {Promise<boolean>} whether nothing more will come. Rejects with Final
  */
 export async function overSocket(line) {
-  const socket = dial(line);
+  const socket = dial(line, await token(line));
   return new Promise((resolve, reject) => {
     const listening = new AbortController();
     const on = (target, name, act) => target.addEventListener(name, act, { signal: listening.signal });
@@ -49,11 +49,21 @@ export async function overSocket(line) {
   });
 }
 
-function dial({ client, path, cursor, merge }) {
+/** Browsers send no headers of ours with a WebSocket: who is known by them gets a token for the URL instead. */
+async function token({ client, id, signal }) {
+  try {
+    return await client.streamToken(id, { signal });
+  } catch (error) {
+    throw isRefused(error.status) ? new Final(error) : error;
+  }
+}
+
+function dial({ client, path, cursor, merge }, token) {
   try {
     const url = new URL(`${client.base}${path}/ws`, globalThis.location?.href);
     url.protocol = url.protocol.replace("http", "ws");
     if (cursor) url.searchParams.set("after", cursor);
+    if (token) url.searchParams.set("token", token);
     if (!merge) url.searchParams.set("merge", "0");
     return new client.WebSocket(url.href);
   } catch (error) {

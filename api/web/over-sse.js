@@ -1,12 +1,9 @@
 /** One connection of a Follower as server-sent events, read with `fetch`: it can send headers, EventSource cannot. */
 
 import { retryAfter } from "./backoff.js";
-import { HoldfastError } from "./errors.js";
+import { HoldfastError, isRefused } from "./errors.js";
 import { Final, parse } from "./final.js";
 import { SseParser, readSse } from "./sse.js";
-
-/** Asking again cannot change these answers. All other statuses are passing trouble. */
-const FINAL = new Set([400, 401, 403, 404, 410, 422]);
 
 /**
  * Follow until the connection ends.
@@ -30,7 +27,7 @@ async function open(line) {
   if (line.cursor) headers["last-event-id"] = line.cursor;
   const response = await line.client.open("GET", line.path + query(line), { headers, signal: line.signal });
   if (response.status === 204) return response;
-  if (FINAL.has(response.status)) throw new Final(await HoldfastError.from(response));
+  if (isRefused(response.status)) throw new Final(await HoldfastError.from(response));
   const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
   if (response.ok && isStream) return response;
   // A proxy's or a captive portal's page is passing trouble as well.

@@ -6,12 +6,12 @@ import { createInterface } from "node:readline";
 
 const [module, base, session, options] = process.argv.slice(2);
 const { Holdfast } = await import(module);
-const { eager, clock, ...following } = JSON.parse(options);
+const { eager, clock, headers, ...following } = JSON.parse(options);
 if (clock) mock.timers.enable({ apis: ["setTimeout"] });
 const say = (what) => process.stdout.write(`${JSON.stringify(what)}\n`);
 const told = ({ code, message }) => ({ code: code ?? "thrown", message });
 
-const stream = new Holdfast({ base }).follow(session, {
+const stream = new Holdfast({ base, headers }).follow(session, {
   ...following,
   onEvent: (event) => say({ event }),
   onState: (state) => say({ state }),

@@ -98,8 +98,11 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def follower(base: str, session: str, **options: Any) -> AsyncIterator[Follower]:
-    """Follow until the block ends. `options` are those of `follow`; `eager`: reconnect without waiting;
-    `clock`: no timer runs but by `call("tick", ms)`."""
+    """Follow until the block ends.
+
+    `options` are those of `follow`. Besides: `headers` of the client; `eager`: reconnect without waiting; `clock`: no
+    timer runs but by `call("tick", ms)`.
+    """
     process = await asyncio.create_subprocess_exec(
         node(), str(DRIVER), str(MODULE), base, session, json.dumps(options), stdin=PIPE, stdout=PIPE, limit=LINE_BYTES
     )
