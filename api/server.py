@@ -8,6 +8,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from shared.settings import Settings
 
@@ -16,6 +17,9 @@ CLOSE_S = 5.0
 
 class Socket(WebSocketsSansIOProtocol):
     """A client that does not read is not read either: or the answers to its pings would pile up here."""
+
+    frames: list[Any]
+    """Pieces of the message that is coming in."""
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -32,7 +36,18 @@ class Socket(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         await self.writable.wait()
-        return await super().receive()
+        message = await super().receive()  # it resumes reading
+        if not self.writable.is_set():
+            self.transport.pause_reading()
+        return message
+
+    def handle_cont(self, event: Frame) -> None:
+        """One buffer: a message in fragments of a byte would be kept as a million objects."""
+        if not isinstance(self.frames[0], bytearray):
+            self.frames[0] = bytearray(self.frames[0])
+        self.frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
 
 
 def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
