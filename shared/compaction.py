@@ -122,8 +122,6 @@ class Joiner:
     def __init__(self) -> None:
         self.taken = self.given = 0
         """Entries so far."""
-        self.first = self.last = b""
-        """Ids of the first and the last entry taken."""
         self._run: list[Entry] = []
         self._open = False
         """Whether the last entry taken is one that others can be joined to."""
@@ -134,8 +132,6 @@ class Joiner:
         """The next entries. Gives what is finished; the rest comes with a later call."""
         out: list[Entry] = []
         for entry in entries:
-            self.first = self.first or entry[0]
-            self.last = entry[0]
             self.taken += 1
             joinable = _joinable(entry[1])
             if not (self._open and joinable and self._next(entry)):

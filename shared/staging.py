@@ -52,9 +52,8 @@ class _Stage:
         await scripts.run(self._redis, "session_stage", self._keys, STAGE_MS, start, self._end, *arguments)
 
     async def swap(self, joiner: Joiner, last: EventId) -> bool:
-        reply = await scripts.run(
-            self._redis, "session_compact", self._keys, str(last), joiner.first, joiner.taken, joiner.given
-        )
+        arguments = (str(last), joiner.taken, joiner.given)
+        reply = await scripts.run(self._redis, "session_compact", self._keys, *arguments)
         return bool(reply[0] == b"OK")
 
     async def drop(self) -> None:

@@ -265,6 +265,11 @@ async def _compact(log: Log, redis: Any) -> None:
     await staging.compact(redis, SID, (await log.events(SID))[-1].id)
 
 
+async def _lose_memory(log: Log, redis: Any) -> None:
+    """As after a failover that rolled the hash back, and not the log."""
+    await redis.hset(keys.session(SID), "last", "1-1")
+
+
 async def _lose_stage(log: Log, redis: Any) -> None:
     await redis.delete(*await stages(redis))
 
@@ -274,7 +279,8 @@ async def _cut_stage(log: Log, redis: Any) -> None:
 
 
 MEANWHILE: list[Callable[[Log, Any], Awaitable[None]]] = [
-    _message, _turn, _delete, _delete_and_create, _expire, _forget, _trim, _pick, _compact, _lose_stage, _cut_stage,
+    _message, _turn, _delete, _delete_and_create, _expire, _forget, _trim, _pick, _compact, _lose_memory, _lose_stage,
+    _cut_stage,
 ]  # fmt: skip
 
 
@@ -312,6 +318,30 @@ async def test_a_live_session_is_left_alone(log: Log, redis: Any) -> None:
     assert not await log.compact(SID)
     assert await state(redis) == before
     assert before[2] == [-1, -1]
+
+
+async def test_the_swap_itself_refuses_a_live_session(log: Log, redis: Any) -> None:
+    """Also with everything else as it was read."""
+    held = await started(log)
+    await say(log, held, 2, *SAYINGS)
+    before = await state(redis)
+    joiner, stage = Joiner(), staging._Stage(redis, SID)
+    await stage.write(joiner.take(await entries(redis)) + joiner.done())
+    assert not await stage.swap(joiner, end_of(before))
+    assert (await state(redis), await stages(redis)) == (before, [])
+
+
+def end_of(found: tuple[Any, ...]) -> EventId:
+    return EventId.parse(found[0][-1][0].decode())
+
+
+async def test_a_log_that_lost_its_end_is_left_alone(log: Log, redis: Any) -> None:
+    """Somebody removed the last event by hand: what is left is not joined, so that its id never comes again."""
+    await finished(log, *SAYINGS)
+    await redis.xdel(keys.events(SID), str((await log.events(SID))[-1].id))
+    before = await state(redis)
+    assert not await log.compact(SID)
+    assert (await state(redis), await stages(redis)) == (before, [])
 
 
 async def test_what_gains_nothing_is_left_alone(log: Log, redis: Any) -> None:

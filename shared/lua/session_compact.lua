@@ -1,22 +1,16 @@
 -- Puts the stage in the place of the log: the same events in fewer entries. Only if the session is over, and its log as it
--- was when it was read; otherwise the log stays, and the stage goes.
--- KEYS[4] the stage. ARGV: last event id, id of the log's first entry, its number of entries, that of the stage
+-- was when it was read; otherwise the log stays, and the stage goes. Without a new last event a log can only lose entries,
+-- so their number tells.
+-- KEYS[4] the stage. ARGV: last event id, number of entries of the log, that of the stage
 -- Returns OK | NO why
-local stage, last, first = KEYS[4], ARGV[1], ARGV[2]
-
-local function end_of(stream, command, from, to)
-  local entry = redis.call(command, stream, from, to, 'COUNT', 1)[1]
-  return entry and entry[1]
-end
+local stage, last = KEYS[4], ARGV[1]
 
 local function refusal()
   if not known() then return 'unknown' end
   if LIVE[get('state')] then return 'live' end
-  if get('last') ~= last or end_of(EVENTS, 'XRANGE', '-', '+') ~= first
-    or redis.call('XLEN', EVENTS) ~= tonumber(ARGV[3]) then return 'changed' end
-  if end_of(stage, 'XREVRANGE', '+', '-') ~= last or redis.call('XLEN', stage) ~= tonumber(ARGV[4]) then
-    return 'incomplete'
-  end
+  if get('last') ~= last or redis.call('XLEN', EVENTS) ~= tonumber(ARGV[2]) then return 'changed' end
+  local top = redis.call('XREVRANGE', stage, '+', '-', 'COUNT', 1)[1]
+  if not top or top[1] ~= last or redis.call('XLEN', stage) ~= tonumber(ARGV[3]) then return 'incomplete' end
 end
 
 local why = refusal()
