@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ WATCH_S = 1.0
 PING_S = 5.0
 SILENT_S = 15.0
 """Not even a pong for this long: the connection is dead, whatever TCP believes."""
-BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5)
 
 
 class Subscriber:
@@ -37,7 +36,7 @@ class Subscriber:
     ) -> None:
         """`near`: a key. In a Cluster its server is listened to, so that a failover of that server is noticed here too;
         without one, any server is. Raises ConfigurationError for a URL that is none."""
-        self._ear = ear(url, near or secrets.token_hex(4))
+        self._ear = ear(url, near)
         self._on_message = on_message
         self._on_reconnect = on_reconnect
         self._wanted: dict[str, asyncio.Future[None]] = {}

@@ -60,7 +60,7 @@ async def test_everything_works(where: Callable[[], contextlib.AbstractContextMa
     with where() as (redis_url, queue_url):
         async with (
             asyncio.timeout(90),
-            live_node(redis_url, queue_url=queue_url) as node,
+            live_node(redis_url, queue_url=queue_url, turns_per_minute=10_000, live_sessions=1_000) as node,
             live_worker(redis_url, queue_url=queue_url),
         ):
             await whole_flow(node.url)

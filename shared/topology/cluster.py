@@ -22,12 +22,11 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.tasks import cancel
 from shared.telemetry import get_logger
 from shared.topology.client import PAUSES_S, raise_first
 from shared.topology.connections import connection_class, cut, options, place, pool
 from shared.topology.url import Address, RedisUrl
-from shared.topology.watch import Watch
+from shared.topology.watch import Shared, Watch
 
 _log = get_logger(__name__)
 
@@ -92,7 +91,7 @@ class Cluster(AsyncCoreCommands):
         self._clients: dict[Address, Redis] = {}
         self._slots: Slots | None = None
         """None until some node was asked."""
-        self._asking: asyncio.Task[None] | None = None
+        self._asking = Shared(self._refresh)
         self._watch = Watch(self.refresh)
 
     # -- commands
@@ -126,13 +125,17 @@ class Cluster(AsyncCoreCommands):
         """A client for each master, for questions to servers."""
         if self._slots is None:
             await self.refresh()
+        return [self._client(master) for master in sorted(self.slots.masters)]
+
+    @property
+    def slots(self) -> "Slots":
+        """Meaningful after `refresh`."""
         assert self._slots is not None
-        return [self._client(master) for master in sorted(self._slots.masters)]
+        return self._slots
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self._watch.aclose()
-        if self._asking is not None:
-            await cancel([self._asking])
+        await self._asking.aclose()
         for client in self._clients.values():
             await client.aclose(close_connection_pool=True)
         self._clients = {}
@@ -217,15 +220,7 @@ class Cluster(AsyncCoreCommands):
 
     async def refresh(self) -> None:
         """Ask the nodes. Raises RedisError if none of them answers. Whoever wants it meanwhile waits for the same."""
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._refresh())
-            self._asking.add_done_callback(self._asked)
-        await asyncio.shield(self._asking)
-
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking = None
-        if not task.cancelled():
-            task.exception()  # whoever waited has it
+        await self._asking.result()
 
     async def _refresh(self) -> None:
         """The first node whose Cluster is whole is believed: one that is cut off from the others knows that much."""
@@ -324,28 +319,32 @@ class ClusterEar:
     def __init__(self, url: RedisUrl, near: str) -> None:
         self._url = url
         self._cluster = Cluster(url, 1, ASK_TIMEOUT_S)
-        self._slot = _slot_of(near)
+        self._slot = _slot_of(near) if near else None
+        """None: any master will do."""
 
     async def connect(self) -> Any:
         await self._cluster.refresh()
+        if not (masters := self._masters()):
+            raise ClusterDownError("there is no master to listen to")  # type: ignore[no-untyped-call]
         kind: Any = connection_class(self._url)
-        connection = kind(**options(self._url, None), **place(self._url, self._master()))
+        connection = kind(**options(self._url, None), **place(self._url, random.choice(masters)))
         await connection.connect()
         return connection
 
     async def moved(self, connection: Any) -> bool:
         await self._cluster.refresh()
-        return (connection.host, connection.port) != self._master()
+        return (connection.host, connection.port) not in self._masters()
 
     async def aclose(self) -> None:
         await self._cluster.aclose()
 
-    def _master(self) -> Address:
-        slots = self._cluster._slots
-        master = slots.master(self._slot) if slots is not None else None
-        if master is None:
-            raise ClusterDownError("the slot of what is listened to has no master")  # type: ignore[no-untyped-call]
-        return master
+    def _masters(self) -> list[Address]:
+        """Who may be listened to."""
+        slots = self._cluster.slots
+        if self._slot is None:
+            return sorted(slots.masters)
+        master = slots.master(self._slot)
+        return [] if master is None else [master]
 
 
 def _address(server: Sequence[Any], asked: Address) -> Address:

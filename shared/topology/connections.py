@@ -91,6 +91,8 @@ def options(url: RedisUrl, timeout_s: float | None) -> dict[str, Any]:
         "socket_timeout": timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
+        "lib_name": None,  # CLIENT SETINFO would be one more right to give, and Redis 7.0 does not know it
+        "lib_version": None,
     }
     if timeout_s is not None:
         found["health_check_interval"] = HEALTH_CHECK_S

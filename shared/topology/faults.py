@@ -48,6 +48,8 @@ _OF_CLASS: dict[type[ResponseError], str] = {
     NoScriptError: "NOSCRIPT",
 }
 """redis-py drops the first word where it has a class for it."""
+_NOT_ALLOWED = "The user executing the script can't"
+"""NOPERM from within a script, in the words of Redis 6 and 7.0."""
 _CODE = re.compile(rf"(?:^|: -)({'|'.join(PASSING)})\b")
 """Redis 6 wraps what a script was answered: `ERR Error running script (…): @user_script:5: -OOM command not…`."""
 
@@ -57,8 +59,10 @@ def code_of(error: BaseException) -> str:
     for kind, code in _OF_CLASS.items():
         if isinstance(error, kind):
             return code
-    found = _CODE.search(str(error)) if isinstance(error, ResponseError) else None
-    return found[1] if found else ""
+    if not isinstance(error, ResponseError):
+        return ""
+    found = _CODE.search(str(error))
+    return found[1] if found else "NOPERM" if _NOT_ALLOWED in str(error) else ""
 
 
 def transient(error: Exception) -> bool:

@@ -26,7 +26,7 @@ class Ear(Protocol):
 
 
 def ear(url: str, near: str) -> Ear:
-    """`near`: a key; in a Cluster, its server is listened to. Raises ConfigurationError."""
+    """`near`: a key; in a Cluster, its server is listened to. Without one, any is. Raises ConfigurationError."""
     at = parse(url)
     match at.kind:
         case Kind.SENTINEL:

@@ -9,7 +9,7 @@ from redis.asyncio.sentinel import Sentinel
 
 from shared.topology.connections import connection_class, cut, options
 from shared.topology.url import Address, RedisUrl
-from shared.topology.watch import Watch
+from shared.topology.watch import Shared, Watch
 
 ASK_TIMEOUT_S = 1.0
 """One Sentinel's time to answer. Then the next one is asked."""
@@ -23,12 +23,19 @@ class Sentinels:
         self._service = url.service
         self._sentinel: Any = Sentinel(url.addresses, sentinel_kwargs={**timeouts, **tls, **access})  # type: ignore[no-untyped-call]
 
+        self._asking = Shared(self._ask)
+
     async def master(self) -> Address:
         """Raises redis.asyncio.sentinel.MasterNotFoundError, a ConnectionError, also while nobody is elected."""
+        return await self._asking.result()
+
+    async def _ask(self) -> Address:
+        """One at a time: redis-py (5.3) moves the Sentinel that answered to the front, and loses others if two do."""
         host, port = await self._sentinel.discover_master(self._service)
         return str(host), int(port)
 
     async def aclose(self) -> None:
+        await self._asking.aclose()
         for sentinel in self._sentinel.sentinels:
             await sentinel.aclose(close_connection_pool=True)
 

@@ -99,14 +99,14 @@ class ClusterGroup:
 
 
 @contextlib.contextmanager
-def cluster(*arguments: str) -> Iterator[ClusterGroup]:
-    """`arguments` are those of each node."""
+def cluster(*arguments: str, admin: tuple[str, str] | None = None) -> Iterator[ClusterGroup]:
+    """`arguments` are those of each node; `admin`: see RedisServer."""
     with TemporaryDirectory(prefix="holdfast-test-cluster-") as folder, contextlib.ExitStack() as stack:
         nodes, buses = list[RedisServer](), list[int]()
         for n in range(6):
             own = Path(folder) / f"node-{n}"
             own.mkdir()
-            node = RedisServer(own, *_SETTINGS, "--cluster-port", str(bus := free_port()), *arguments)
+            node = RedisServer(own, *_SETTINGS, "--cluster-port", str(bus := free_port()), *arguments, admin=admin)
             buses.append(bus)
             stack.callback(node.stop)
             nodes.append(node.start())

@@ -21,15 +21,24 @@ class RedisServer:
     """A real Redis server as a child process; may be stopped and started again, with or without its data."""
 
     def __init__(
-        self, folder: Path, *arguments: str, port: int | None = None, host: str = "127.0.0.1", sentinel: bool = False
+        self,
+        folder: Path,
+        *arguments: str,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        configuration: Path | None = None,
+        sentinel: bool = False,
+        admin: tuple[str, str] | None = None,
     ) -> None:
-        """`sentinel`: run as one; the first argument is then its configuration file."""
+        """`sentinel`: run as one. `admin`: name and password of the user that the tests ask as."""
         self.host = host
         self.port = port or free_port()
         self.url = f"redis://{host}:{self.port}/0"
         self._folder = folder
         self._arguments = arguments
+        self._configuration = [str(configuration)] if configuration is not None else []
         self._sentinel = sentinel
+        self._admin = admin
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, ready: bool = True) -> Self:
@@ -39,8 +48,12 @@ class RedisServer:
         base = ["--port", str(self.port), "--bind", self.host]
         if not self._sentinel:
             base += ["--save", "", "--dir", str(self._folder)]
-        arguments = (*self._arguments, "--sentinel", *base) if self._sentinel else (*base, *self._arguments)
-        self._process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        mode = ["--sentinel"] if self._sentinel else []
+        self._process = subprocess.Popen(
+            [*command, *self._configuration, *mode, *base, *self._arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         if ready:
             self._wait()
         return self
@@ -70,7 +83,8 @@ class RedisServer:
         return self._process.pid
 
     def client(self) -> "redis.Redis":
-        return redis.Redis(host=self.host, port=self.port, socket_timeout=5)
+        name, password = self._admin or (None, None)
+        return redis.Redis(host=self.host, port=self.port, username=name, password=password, socket_timeout=5)
 
     def ask(self, *command: Any) -> Any:
         """One command over a connection of its own."""
@@ -101,9 +115,11 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def redis_server(*arguments: str, port: int | None = None, host: str = "127.0.0.1") -> Iterator[RedisServer]:
+def redis_server(
+    *arguments: str, port: int | None = None, host: str = "127.0.0.1", configuration: Path | None = None
+) -> Iterator[RedisServer]:
     with TemporaryDirectory(prefix="holdfast-test-redis-") as folder:
-        server = RedisServer(Path(folder), *arguments, port=port, host=host).start()
+        server = RedisServer(Path(folder), *arguments, port=port, host=host, configuration=configuration).start()
         try:
             yield server
         finally:

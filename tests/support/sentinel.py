@@ -108,7 +108,7 @@ def sentinel_group(*arguments: str) -> Iterator[Group]:
         for n in range(3):
             file = Path(folder) / f"sentinel-{n}.conf"
             file.write_text(_configuration(servers[0].port))
-            sentinel = RedisServer(Path(folder), str(file), sentinel=True)
+            sentinel = RedisServer(Path(folder), configuration=file, sentinel=True)
             stack.callback(sentinel.stop)
             sentinels.append(sentinel.start())
         group = Group(servers, sentinels)

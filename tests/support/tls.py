@@ -26,8 +26,8 @@ def certificates(folder: Path) -> Certificates:
     key: list[str | Path] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     _openssl("req", "-x509", *key, "-keyout", authority_key, "-out", made.authority, "-subj", "/CN=test", "-days", "2")
     _openssl("req", *key, "-keyout", made.key, "-out", request, "-subj", "/CN=redis")
-    signed: list[str | Path] = ["-in", request, "-CA", made.authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "2"]
-    _openssl("x509", "-req", *signed, "-extfile", names, "-out", made.certificate)
+    authority: list[str | Path] = ["-CA", made.authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "2"]
+    _openssl("x509", "-req", "-in", request, *authority, "-extfile", names, "-out", made.certificate)
     return made
 
 
