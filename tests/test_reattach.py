@@ -11,7 +11,18 @@ from api.schemas import NextMessage
 from shared.events import Event, EventType, encode
 from shared.transcript import fold
 from tests.support.generations import *  # noqa: F403 - fixtures are found by name
-from tests.support.generations import Stage, bad_end, cancelled, completed, counted, logged, piped, started, text
+from tests.support.generations import (
+    Stage,
+    Unanswering,
+    bad_end,
+    cancelled,
+    completed,
+    counted,
+    logged,
+    piped,
+    started,
+    text,
+)
 from tests.support.sse import Frame, read_all
 from tests.support.system import System, create, system
 from tests.upstream_background import Background, Response
@@ -121,6 +132,20 @@ async def test_a_run_that_cannot_be_ended_is_not_confirmed(stage: Stage, up: Bac
         await begun(stage, up, sid)
         await stage.stop(sid)
         events = await stage.over(sid)
+    assert events[-1].value == {"generation": "g1", "by": "user", "confirmed": False}
+
+
+async def test_a_run_without_a_name_is_not_confirmed(stage: Stage) -> None:
+    """Stopped before the provider has answered: it may run there, and nobody knows how to end it."""
+    async with Unanswering() as silent:
+        models = {"openai-responses": {"sdk": "openai-responses", "base_url": silent.url, "key_env": "UP_KEY"}}
+        async with stage.worker(models=models):
+            sid = await stage.start(**BODY)
+            async with asyncio.timeout(10):
+                while not silent.requests:
+                    await asyncio.sleep(0.005)
+            await stage.stop(sid)
+            events = await stage.over(sid)
     assert events[-1].value == {"generation": "g1", "by": "user", "confirmed": False}
 
 

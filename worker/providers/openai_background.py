@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
-from openai import AsyncOpenAI, AsyncStream, NotFoundError
+from openai import APIStatusError, AsyncOpenAI, AsyncStream, NotFoundError
 from pydantic_core import to_json
 
 from shared.tasks import within
@@ -70,6 +70,8 @@ class _Run:
         """Meaningful once it was opened."""
         self._told = False
         """The log knows the id."""
+        self._nameless = False
+        """It was asked for, and may run, but has not said its id."""
         self._over = False
         self.last = -1
         """Number of the last event that was seen."""
@@ -93,7 +95,12 @@ class _Run:
                 _log.warning("background response is gone; starting again", response=self._id)
                 self._id = None
         create: Any = self._client.get().responses.with_raw_response.create
-        return self._noted(await create(**body))
+        self._nameless = True
+        try:
+            return self._noted(await create(**body))
+        except APIStatusError:
+            self._nameless = False
+            raise
 
     async def _again(self, response_id: str) -> Stream:
         after = {"starting_after": self.last} if self.last >= 0 else {}
@@ -109,14 +116,15 @@ class _Run:
         self.last = event.get("sequence_number", self.last)
         self._over = self._over or event.get("type") in _ENDS
         if not self._told and (response_id := (event.get("response") or {}).get("id")):
-            self._id, self._told = response_id, True
+            self._id, self._told, self._nameless = response_id, True, False
             if self._remote is not None:
                 self._remote.open += 1
                 self._remote.began(self._call, response_id)
 
     async def leave(self) -> None:
-        if self._told and self._remote is not None:
-            self._remote.open -= 1
+        if self._remote is not None:
+            self._remote.open -= self._told
+            self._remote.stray |= self._nameless
         if self.known and not (self._remote is not None and self._remote.goes_on):
             await _undisturbed(asyncio.create_task(self._cancel()))
 
