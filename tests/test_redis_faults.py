@@ -270,8 +270,10 @@ def test_what_redis_6_says_of_a_script(said: str, passes: bool) -> None:
 # -- it is elsewhere
 
 
-async def test_name_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis moves to another address under the same name: commands, queue and subscription follow."""
+@pytest.mark.parametrize("demoted", [False, True], ids=["gone", "demoted"])
+async def test_name_is_looked_up_again(demoted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis moves to another address under the same name: commands, queue and subscription follow. Also where the old
+    server is still there, as a replica: whatever it refuses is not asked of it again."""
     port, address = free_port(), ["127.0.0.1"]
     real = socket.getaddrinfo
 
@@ -284,7 +286,10 @@ async def test_name_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
         async with live_node(url, **QUICK) as node, live_worker(url, **QUICK):
             await _speaks(node.url)
             address[0] = second.host
-            first.kill()
+            if demoted:
+                first.ask("REPLICAOF", second.host, second.port)
+            else:
+                first.kill()
             await _speaks(node.url)
         with second.client() as client:
             assert client.keys("holdfast:*:events")
