@@ -41,6 +41,20 @@ class Socket(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
         return message
 
+    def handle_parser_exception(self) -> None:
+        """As before, but what still comes is taken and thrown away for a while: closing over it would reset the
+        connection, and the client would not learn why."""
+        if self.close_timer is not None:
+            return
+        assert self.conn.close_sent is not None
+        code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write_eof()
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(CLOSE_S, self.transport.abort)
+        self.transport.resume_reading()
+
     def handle_cont(self, event: Frame) -> None:
         """One buffer: a message in fragments of a byte would be kept as a million objects."""
         if not isinstance(self.frames[0], bytearray):
