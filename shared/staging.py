@@ -49,7 +49,7 @@ class _Stage:
         for entry_id, fields in entries:
             arguments += (entry_id, 2 * len(fields), *(part for field in fields.items() for part in field))
         start, self._end = self._end, entries[-1][0]
-        await scripts.run(self._redis, "session_stage", self._keys, STAGE_MS, start, self._end, *arguments)
+        await scripts.run(self._redis, "session_stage", self._keys, STAGE_MS, start, *arguments)
 
     async def swap(self, joiner: Joiner, last: EventId) -> bool:
         arguments = (str(last), joiner.taken, joiner.given)

@@ -1,5 +1,6 @@
 """Compaction as pure functions: what is joined splits into exactly what it was, wherever a reader stands."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import astuple
 from unittest import mock
@@ -28,31 +29,34 @@ FOREIGN = st.sampled_from(
     ]
 )  # fmt: skip
 """Data that says a text in another way, or more than a text."""
-DELTAS = st.tuples(st.sampled_from(["text.delta", "text.delta", "text.delta", "reasoning.delta"]), TEXTS).map(
-    lambda said: (said[0], encode({"text": said[1]}))
+Said = list[tuple[str, bytes, dict[bytes, bytes]]]
+"""Type, data, and the fields that an entry has besides."""
+KINDS = st.sampled_from(["text.delta", "text.delta", "reasoning.delta"])
+STRETCHES: st.SearchStrategy[Said] = st.tuples(KINDS, st.lists(TEXTS, min_size=2, max_size=12)).map(
+    lambda said: [(said[0], encode({"text": text}), {}) for text in said[1]]
 )
-OTHERS = st.one_of(
-    FOREIGN.map(lambda data: ("text.delta", data)),
-    TEXTS.map(lambda text: ("status", encode({"text": text}))),
-    st.just(("usage", b'{"input_tokens":1}')),
+"""Deltas of one kind."""
+OTHERS: st.SearchStrategy[Said] = st.one_of(
+    FOREIGN.map(lambda data: [("text.delta", data, {})]),
+    st.just([("text.delta", encode({"text": "a"}), {b"more": b"1"})]),
+    TEXTS.map(lambda text: [("status", encode({"text": text}), {})]),
+    st.just([("usage", b'{"input_tokens":1}', {})]),
 )
-SAID = st.lists(st.one_of(DELTAS, DELTAS, DELTAS, OTHERS), max_size=20)
+SAID = st.lists(st.one_of(STRETCHES, OTHERS), max_size=6)
 
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Entry]:
-    """Entries of several epochs, the clock going either way; some trimmed away, or with a field more."""
+    """Entries of several epochs, the clock going either way; some of them trimmed away or missing."""
     entries: list[Entry] = []
     epoch, at, last = draw(st.integers(1, 1 << 52)), 1_700_000_000_000, START
-    for said in draw(st.lists(SAID, min_size=1, max_size=4)):
+    for said in draw(st.lists(SAID, min_size=1, max_size=3)):
         epoch += draw(st.integers(1, 1 << 20))
         start = encode({"prev": str(last), "generation": "g1", "attempt": 1, "model": "m"})
-        for seq, (kind, data) in enumerate([("generation.started", start), *said], 1):
+        for seq, (kind, data, more) in enumerate([("generation.started", start, {}), *itertools.chain(*said)], 1):
             at += draw(st.sampled_from([0, 0, 1, 40, 3_600_000, -5]))
             last = EventId(epoch, seq)
-            fields = {b"type": kind.encode(), b"data": data, b"at": b"%d" % at}
-            fields |= draw(st.sampled_from([{}] * 15 + [{b"more": b"1"}]))
-            entries.append((str(last).encode(), fields))
+            entries.append((str(last).encode(), {b"type": kind.encode(), b"data": data, b"at": b"%d" % at, **more}))
     kept = entries[draw(st.integers(0, 3)) :]
     holes = draw(st.sets(st.integers(0, 60), max_size=1))
     return [entry for n, entry in enumerate(kept) if n not in holes]

@@ -344,13 +344,15 @@ async def test_a_log_that_lost_its_end_is_left_alone(log: Log, redis: Any) -> No
     assert (await state(redis), await stages(redis)) == (before, [])
 
 
-async def test_what_gains_nothing_is_left_alone(log: Log, redis: Any) -> None:
-    """A log without neighbouring deltas, none at all, an unknown session."""
+async def test_what_gains_nothing_is_left_alone(log: Log, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log without neighbouring deltas, in one page or more; none at all; an unknown session."""
     assert not await log.compact(SID)
     await finished(log, "one")
     before = await entries(redis)
-    assert not await log.compact(SID)
-    assert (await entries(redis), await stages(redis)) == (before, [])
+    for page in (500, 2):
+        monkeypatch.setattr(staging, "PAGE", page)
+        assert not await log.compact(SID)
+        assert (await entries(redis), await stages(redis)) == (before, [])
     await log.delete(SID)
     assert not await log.compact(SID)
 

@@ -164,12 +164,14 @@ async def test_an_error_of_redis_is_the_end_of_it(redis_url: str, redis: Any, mo
     async def lost(sid: str) -> bool:
         raise RedisConnectionError("lost")
 
-    async with workers.context(redis_url, **EACH) as context:
-        monkeypatch.setattr(context.log, "compact", lost)
-        await run_one(context)
-        await ended(context)
-        assert context.compacting._waiting == 0
-    assert await runs(redis) == 0
+    async with workers.context(redis_url) as context:
+        await sessions.finished(context.log, *WORDS)
+        with monkeypatch.context() as patched:
+            patched.setattr(context.log, "compact", lost)
+            await context.compacting.compact(context.log, SID)
+        assert await runs(redis) == 0
+        await context.compacting.compact(context.log, SID)
+    assert await runs(redis) == 1
 
 
 async def test_a_shutdown_while_a_log_is_read_leaves_it(
