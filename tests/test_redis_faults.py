@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from shared import keys
+from shared.jobs import JobQueue, open_queue
 from shared.log import Log
 from shared.redis import RedisError, connect, transient
 from tests.support.flow import create, speech
@@ -100,6 +102,27 @@ async def test_commands_wait_and_then_say_that_it_is_away() -> None:
             assert (await client.get("/readyz")).status_code == 503
             await asyncio.to_thread(server.start)
             assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_command_outlives_a_short_absence() -> None:
+    """A command, a pipeline and a job's way into the queue wait for a Redis that is back within a moment."""
+    with redis_server(*KEPT) as server:
+        client = connect(server.url, connections=3, timeout_s=5)
+        queue = JobQueue(open_queue(server.url, 5))
+        server.kill()
+        back = asyncio.get_running_loop().run_in_executor(None, _start_after, server, 0.15)
+        pipe = client.pipeline(transaction=False).set("one", 1).set("two", 2)
+        await asyncio.gather(client.set("three", 3), pipe.execute(), queue.enqueue("s1", "g1", 1))
+        await back
+        assert await client.mget("one", "two", "three") == [b"1", b"2", b"3"]
+        assert await client.zrange(keys.QUEUE, 0, -1) == [b"s1:1"]
+        await queue.aclose()
+        await client.aclose(close_connection_pool=True)
+
+
+def _start_after(server: RedisServer, seconds: float) -> None:
+    time.sleep(seconds)
+    server.start()
 
 
 async def test_empty_restart_ends_everything() -> None:

@@ -38,14 +38,21 @@ class Reader:
 
     @property
     def text(self) -> str:
-        """What a client shows: an attempt begins anew."""
+        """What a client shows: an attempt begins anew, and a gap brings what is there."""
         shown = ""
-        for frame in self.events:
+        for frame in self.frames:
             if frame.type == "generation.started":
                 shown = ""
+            elif frame.type == "gap":
+                last = frame.data["transcript"]["messages"][-1]
+                shown = last["content"] if last["role"] == "assistant" else ""
             elif frame.type == "text.delta":
                 shown += frame.data["text"]
         return shown
+
+    @property
+    def deltas(self) -> int:
+        return sum(frame.type == "text.delta" for frame in self.frames)
 
     @property
     def over(self) -> bool:
@@ -107,7 +114,7 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, sessions: int, readers_each: int = 2) -> None:
-        """Returns when every reader has seen its generation speak."""
+        """Returns when the sessions are there, queued, and have their readers."""
         async with httpx.AsyncClient(base_url=self._base, timeout=20) as client:
             for seed in range(sessions):
                 sid = await create(client, **speech(self._tokens, self._rate, seed))
@@ -115,12 +122,11 @@ class Load:
                     reader = Reader(self._base, sid)
                     self.readers.append(reader)
                     self._tasks.append(asyncio.create_task(reader.read()))
-        await self.said(1)
 
     async def said(self, deltas: int) -> None:
         """Wait until every reader has so many deltas more than now, or is over."""
-        goals = [(reader, len(reader.events) + deltas) for reader in self.readers]
-        while not all(reader.over or len(reader.events) >= goal for reader, goal in goals):
+        goals = [(reader, reader.deltas + deltas) for reader in self.readers]
+        while not all(reader.over or reader.deltas >= goal for reader, goal in goals):
             await asyncio.sleep(0.01)
 
     async def over(self, within_s: float) -> None:
@@ -132,12 +138,15 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def scripts(self) -> list[tuple[Reader, str]]:
+        """Every reader with the text it is to end with."""
+        sids = list(dict.fromkeys(reader.sid for reader in self.readers))
+        return [(reader, "".join(lorem(self._tokens, sids.index(reader.sid)))) for reader in self.readers]
+
     async def account(self, log: Log) -> Account:
         """Every reader against the script and against the log as it is now."""
         account = Account(len(self.readers))
-        seeds = list(dict.fromkeys(reader.sid for reader in self.readers))
-        for reader in self.readers:
-            expected = "".join(lorem(self._tokens, seeds.index(reader.sid)))
+        for reader, expected in self.scripts():
             account.slowest_s = max(account.slowest_s, reader.silence_s)
             account.second_attempts += any(
                 f.type == "generation.started" and f.data["attempt"] > 1 for f in reader.events
@@ -171,10 +180,15 @@ def _differing(reader: Reader, log: list[Event]) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def load(base: str, *, sessions: int, tokens: int, rate: float, readers_each: int = 2) -> AsyncIterator[Load]:
+async def load(
+    base: str, *, sessions: int, tokens: int, rate: float, readers_each: int = 2, speaking: bool = True
+) -> AsyncIterator[Load]:
+    """`speaking`: begin the block when every reader has seen its generation speak."""
     running = Load(base, tokens, rate)
     try:
         await running.start(sessions, readers_each)
+        if speaking:
+            await running.said(1)
         yield running
     finally:
         await running.cancel()
