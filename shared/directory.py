@@ -20,8 +20,13 @@ local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if score and tonumber(score) == tonumber(ARGV[2]) then return redis.call('ZREM', KEYS[1], ARGV[1]) end
 return 0
 """
-
-
+_ANNOUNCE = """
+-- KEYS[1] a principal's live sessions. ARGV: session id, ms, seconds to keep. Returns whether it was not there, and the
+-- number that there are: in one step, so that of many at once no more than the limit see room.
+local fresh = redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return { fresh, redis.call('ZCARD', KEYS[1]) }
+"""
 RUNNING_S = 7 * 86_400
 """A principal who starts nothing for so long has no live session that counts."""
 
@@ -81,11 +86,7 @@ class Directory:
 
     async def announce_running(self, principal: str, sid: str, now_ms: int) -> tuple[bool, int]:
         """Count a session among those that may be live: whether it was not yet, and how many there are with it."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.running(principal), {sid: now_ms})
-            pipe.zcard(keys.running(principal))
-            pipe.expire(keys.running(principal), RUNNING_S)
-            fresh, count, _ = await pipe.execute()
+        fresh, count = await self._redis.eval(_ANNOUNCE, 1, keys.running(principal), sid, now_ms, RUNNING_S)
         return bool(fresh), int(count)
 
     async def running(self, principal: str) -> dict[str, int]:

@@ -158,7 +158,7 @@ WRONG: list[dict[str, Any]] = [
     {"jwt_algorithms": "RS256"},
     {"jwt_key": pem(RSA), "jwt_algorithms": "HS256"}, {**URL, "jwt_algorithms": "HS256"}, {**URL, "jwt_audience": ""},
     {**URL, "jwt_issuer": ""}, {**URL, "jwt_key": SECRET}, {**URL, "jwt_jwks_url": "http://issuer/keys"},
-    {**URL, "jwt_jwks_url": "file:///etc/passwd"}, {"keys": {"alice": ("0" * 64,)}},
+    {**URL, "jwt_jwks_url": "file:///etc/passwd"},
 ]  # fmt: skip
 
 
@@ -170,6 +170,20 @@ def test_what_is_refused_at_start(changes: dict[str, Any]) -> None:
         Authenticator.of(settings(**changes))
     for secret in (SECRET, TOKENS, "short"):
         assert secret not in error.value.message
+
+
+MIXED: list[dict[str, Any]] = [
+    {"auth": "none"}, {"auth": "none", "jwt_key": "", "keys": {"alice": ("0" * 64,)}}, {"auth": "keys", "jwt_key": ""},
+    {"auth": "keys", "keys": {"alice": ("0" * 64,)}}, {"keys": {"alice": ("0" * 64,)}}, {"keys_file": "keys.json"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", MIXED, ids=repr)
+def test_credentials_of_another_kind(changes: dict[str, Any]) -> None:
+    """Keys where JWTs are asked for, or the other way round, or either where nobody is asked: one of the two is a
+    mistake, and the node says so instead of guessing."""
+    with pytest.raises(ConfigurationError, match="HOLDFAST_AUTH"):
+        Authenticator.of(settings(**changes))
 
 
 def test_settings_do_not_show_secrets() -> None:
@@ -256,6 +270,8 @@ async def test_published_secret_is_no_key(issuer: Issuer) -> None:
     """A shared secret among published keys verifies nothing: everybody knows it."""
     issuer.keys["secret"] = SECRET
     assert await refused(verifier_of(issuer), by(SECRET, "secret", "HS256"))
+    with pytest.raises(Unauthorized):
+        await Jwks(issuer.url).key({"kid": "secret"})
 
 
 async def test_issuer_away_at_first(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
