@@ -22,13 +22,10 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.telemetry import get_logger
 from shared.topology.client import PAUSES_S, raise_first
 from shared.topology.connections import connection_class, cut, options, place, pool
 from shared.topology.url import Address, RedisUrl
 from shared.topology.watch import Shared, Watch
-
-_log = get_logger(__name__)
 
 SLOTS = 16384
 ASK_TIMEOUT_S = 1.0
