@@ -47,7 +47,7 @@ async def test_the_agent_in_the_readme_runs_as_it_is_written(
 async def test_the_table_of_keys_is_complete_and_right(redis_url: str, redis: Any, log: Log) -> None:
     """While a session runs, every key there is stands in the table, with its type."""
     rows = re.findall(r"^\| `(holdfast:[^`]*)` \| (\w+)", README, re.MULTILINE)
-    kinds = {re.sub("<[^>]*>", "*", key).replace("{*}", "*"): kind for key, kind in rows}
+    kinds = {re.sub("<[^>]*>", "*", key).replace("{", "").replace("}", ""): kind for key, kind in rows}
     async with open_node(settings(redis_url)) as node, live_worker(redis_url):
         body = CreateSession(input="hi", options={"tokens": 2000, "rate": 50})
         sid, _ = await Commands(node, ANONYMOUS).create(body, None)
