@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STAMP_TEST := $(VENV)/.installed-test
 
-.PHONY: run test check bench format clean
+.PHONY: run test check bench chaos format clean
 
 run: $(STAMP)
 	@exec $(BIN)/holdfast dev
@@ -21,6 +21,9 @@ check: $(STAMP_TEST)
 
 bench: $(STAMP_TEST)
 	$(BIN)/python -m tests.bench
+
+chaos: $(STAMP_TEST)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 format: $(STAMP_TEST)
 	$(BIN)/ruff check --fix .

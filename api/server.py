@@ -103,13 +103,14 @@ class Server(uvicorn.Server):
                 _drop_dead_clients(listening, timeout_ms)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is None or self._leaving is not None:
+        if self._loop is None:
             super().handle_exit(sig, frame)
         else:
             self._loop.call_soon_threadsafe(self._leave)
 
     def _leave(self) -> None:
         if self._leaving is not None:
+            self._app.state.node.hub.hurry()
             return
         for server in self.servers:
             server.close()  # a load balancer that asks here next goes elsewhere at once

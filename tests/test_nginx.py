@@ -1,6 +1,7 @@
 """The nginx of `deploy/`, in front of real nodes: it adds no delay, hides no end, and loses nothing with a node."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -28,6 +29,8 @@ from tests.support.ws import WS, Closed
 
 WITHIN_S = 20
 ECHO = {"model": "demo/echo", "input": "hello"}
+MUCH = 256 << 20
+"""Bytes: more than all sockets on the way hold."""
 SECRET = "5ecret-t0ken"
 
 
@@ -106,6 +109,34 @@ async def test_a_stream_is_not_collected_whatever_its_node_says(path: str) -> No
                 assert chunk == b"data%d" % (stream.raw.count(b"data") - 1)
                 gate.release()
         assert stream.raw == b"".join(b"data%d" % n for n in range(10))
+
+
+async def test_a_client_that_does_not_read_is_not_read_for() -> None:
+    """nginx takes a little from the node, and no more until the client does: what it took would be lost with it, and
+    clients would fill its memory and disk."""
+    taken = 0
+    wrote = asyncio.Event()
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while taken < MUCH:
+                writer.write(bytes(65536))
+                await writer.drain()
+                taken += 65536
+                wrote.set()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(upstream, "127.0.0.1", 0)
+    async with server, nginx([server.sockets[0].getsockname()[1]]) as front:
+        async with asyncio.timeout(WITHIN_S), SSE(front.url, "/v1/sessions/s1/events"):
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    await asyncio.wait_for(wrote.wait(), 1)
+                    wrote.clear()
+    assert 0 < taken < MUCH
 
 
 async def test_a_cut_of_the_nodes_is_a_cut_for_the_client(node: LiveNode, front: Nginx, log: Log) -> None:

@@ -47,6 +47,14 @@ class SSE:
 
     async def open(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        try:
+            await self._ask()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    async def _ask(self) -> None:
         method = "GET" if self._post is None else "POST"
         lines = [f"{method} {self._path} HTTP/1.1", f"Host: {self._host}:{self._port}", "Accept: text/event-stream"]
         lines += [f"{name}: {value}" for name, value in self._headers.items()]
@@ -58,7 +66,6 @@ class SSE:
         self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:]) if name}
         if "content-length" in self.headers:
             self.body = await self._reader.readexactly(int(self.headers["content-length"]))
-        return self
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -26,11 +26,13 @@ class Process:
         self._module = module
         self._environment = environment
         self._child: subprocess.Popen[bytes] | None = None
+        self.output: Path | None = None
+        """A file for what it prints. None: it goes where ours goes."""
 
     def start(self) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", self._module], env={**os.environ, **self._environment}, cwd=ROOT
-        )
+        command, environment = [sys.executable, "-m", self._module], {**os.environ, **self._environment}
+        with contextlib.nullcontext() if self.output is None else self.output.open("ab") as out:
+            self._child = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=out, stderr=out)
 
     @property
     def pid(self) -> int:
