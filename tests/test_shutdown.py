@@ -155,6 +155,18 @@ async def test_a_pipeline_that_clings_does_not_run_twice(redis_url: str, log: Lo
     assert logged(after) == logged(events)
 
 
+async def test_a_thread_that_is_blocked_does_not_keep_the_process(redis_url: str, log: Log) -> None:
+    """Python would wait for it at its end, however long that takes; the generation is handed over."""
+    async with system(redis_url, environment=NO_GRACE) as running:
+        sid = await create(running.url, pipeline="blocks-a-thread")
+        await until_said(log, sid, "before ")
+        running.workers[0].signal(signal.SIGTERM)
+        assert await running.workers[0].ended() == 0
+        view = await log.view(sid)
+    assert view is not None
+    assert (view.state, view.crashes) == (State.QUEUED, 0)
+
+
 @pytest.mark.parametrize("away", ["refuses", "is silent"])
 async def test_leaving_while_redis_is_away(away: str) -> None:
     """Nobody can be told that the generations are free: the worker leaves them to their lease, and exits in time."""

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic_core import from_json
 
@@ -186,16 +186,6 @@ async def _main(settings: Settings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.signalled)
     await serve(settings, stopping)
-    await _leave_behind()
-
-
-async def _leave_behind() -> None:
-    """A pipeline that does not let itself be cancelled must not keep the process: asyncio would wait for it."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    if not await cancel(left, END_S):
-        _log.error("exiting in spite of pipelines that do not let themselves be cancelled")
-        logging.shutdown()
-        os._exit(0)
 
 
 def main() -> None:
@@ -205,5 +195,22 @@ def main() -> None:
         sys.exit(f"holdfast: {error.message}")
     configure(settings.log_level, settings.log_format)
     settle_memory()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_main(settings))
+    _exit(_run(settings))
+
+
+def _run(settings: Settings) -> int:
+    try:
+        asyncio.Runner(loop_factory=loop_factory()).run(_main(settings))
+    except Exception:  # noqa: BLE001 - the end of the process: it is said, and there is nobody to raise it to
+        _log.exception("worker failed")
+        return 1
+    return 0
+
+
+def _exit(status: int) -> NoReturn:
+    """All that can be ended has been. Pipelines that do not let themselves be cancelled, and tools that block a thread,
+    must not keep the process: Python would wait for them."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

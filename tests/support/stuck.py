@@ -40,3 +40,10 @@ async def clings(run: Run) -> None:
         except asyncio.CancelledError:
             await run.text(", still mine")
     await run.text(", at last")
+
+
+@pipeline("blocks-a-thread")
+async def blocks_a_thread(run: Run) -> None:
+    """As a tool that is a plain function may do it."""
+    await run.text("before ")
+    await asyncio.to_thread(time.sleep, 3600)
