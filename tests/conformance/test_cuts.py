@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
 import pytest_asyncio
 
+from shared import keys
 from shared.events import DELTAS, Event
 from tests.conformance.scene import Scene
 from tests.conformance.transports import FINAL, TRANSPORTS, Got, Reader, Transport
@@ -19,19 +21,38 @@ from worker.providers.base import Text
 from worker.providers.demo import lorem
 
 CUTS = 20
-WORDS = 700
+WORDS = 1000
+AWAY = 20
+"""Most words that are said before the client is back."""
 SEED = 11
 WITHIN_S = 60
 
-_words: dict[str, asyncio.Semaphore] = {}
-"""By session: how many words the model may still say."""
+
+class Mouth:
+    """What a model may say so far."""
+
+    def __init__(self) -> None:
+        self.allowed = 0
+        """Words."""
+        self._left = asyncio.Semaphore(0)
+
+    def allow(self, words: int) -> None:
+        self.allowed += words
+        for _ in range(words):
+            self._left.release()
+
+    async def open(self) -> None:
+        await self._left.acquire()
+
+
+_mouths: defaultdict[str, Mouth] = defaultdict(Mouth)
+"""By session."""
 
 
 async def _measured(run: Run) -> None:
-    allowed = _words.setdefault(run.session_id, asyncio.Semaphore(0))
     async for part in run.model(run.messages):
         if isinstance(part, Text):
-            await allowed.acquire()
+            await _mouths[run.session_id].open()
         await run.emit(part)
 
 
@@ -54,17 +75,19 @@ async def test_twenty_cuts_on_alternating_nodes_lose_and_repeat_nothing(
     """Byte for byte the provider's text; each id once, in the log's order; and everything that is no delta, once."""
     chance = random.Random(SEED)
     sid = await create(nodes[0].url, pipeline=MEASURED, options={"tokens": WORDS, "seed": SEED})
-    allowed = _words.setdefault(sid, asyncio.Semaphore(0))
+    mouth = _mouths[sid]
     got: list[Got] = []
     async with asyncio.timeout(WITHIN_S):
         for cut in range(CUTS):
             async with transport.reader(nodes[cut % 2].url, sid, _cursor(got)) as reader:
                 for _ in range(chance.randint(0, 6)):
-                    _allow(allowed, chance.randint(1, 5))
+                    mouth.allow(chance.randint(1, 5))
                     got.append(await _next_event(reader))
                 reader.kill()
+            mouth.allow(chance.randint(0, AWAY))
+            await _until_said(scene, sid, mouth.allowed)
         assert _text(got) != "".join(lorem(WORDS, SEED)), "all cuts were made before the end"
-        _allow(allowed, WORDS)
+        mouth.allow(WORDS)
         async with transport.reader(nodes[0].url, sid, _cursor(got)) as reader:
             while got[-1].type != "generation.completed":
                 got.append(await _next_event(reader))
@@ -75,9 +98,15 @@ def _cursor(got: list[Got]) -> str:
     return got[-1].id if got else "0-0"
 
 
-def _allow(allowed: asyncio.Semaphore, words: int) -> None:
-    for _ in range(words):
-        allowed.release()
+async def _until_said(scene: Scene, sid: str, words: int) -> None:
+    """Wait until so many are in the log; woken by each append."""
+    said = "".join(lorem(WORDS, SEED)[:words])
+    while _logged_text(events := await scene.log.events(sid)) != said:
+        await scene.redis.xread({keys.events(sid): str(events[-1].id)}, block=1000)
+
+
+def _logged_text(events: list[Event]) -> str:
+    return "".join(event.value["text"] for event in events if event.type == "text.delta")
 
 
 async def _next_event(reader: Reader) -> Got:
