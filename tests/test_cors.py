@@ -85,6 +85,7 @@ FOREIGN: list[dict[str, str]] = [
     {"Sec-Fetch-Site": "same-site"},
     {"Origin": "http://127.0.0.1:1"},
     {"Origin": "http://["},
+    {"Origin": "http://{host}", "Sec-Fetch-Site": "cross-site"},
 ]
 
 
@@ -92,6 +93,7 @@ FOREIGN: list[dict[str, str]] = [
 async def test_foreign_page_drives_no_local_node(http: httpx.AsyncClient, redis: Any, headers: dict[str, str]) -> None:
     """Without authentication a foreign page can start nothing, stop nothing and list nothing: not by an image, a link,
     an EventSource, a form. The stream that begins with a GET is the one that matters."""
+    headers = {name: value.format(host=http.base_url.netloc.decode()) for name, value in headers.items()}
     for method, path in (
         ("GET", ASK),
         ("POST", "/v1/sessions"),

@@ -31,7 +31,7 @@ ANSWER_S = 10.0
 OPEN_LIMITS = {"HOLDFAST_TURNS_PER_MINUTE": "0", "HOLDFAST_LIVE_SESSIONS": "0", "HOLDFAST_OPEN_STREAMS": "0"}
 
 
-def fuzz(share: float) -> Any:
+def fuzz(share: float) -> settings:
     return settings(
         max_examples=max(20, int(INPUTS * share)),
         deadline=None,

@@ -150,9 +150,9 @@ async def test_tokens_of_a_stranger(node: LiveNode) -> None:
 
 async def test_lists_are_ones_own(node: LiveNode, redis: Any) -> None:
     """A list has the caller's sessions alone, whatever is asked of it, and even where a foreign one got into it."""
-    await redis.zadd(keys.owned("bob"), {FOREIGN: 1})
     async with httpx.AsyncClient(base_url=node.url, headers=bearer(BOB)) as bob:
         mine = (await bob.post("/v1/sessions", json={"input": "x", "model": "demo/echo"})).json()["id"]
+        await redis.zadd(keys.owned("bob"), {FOREIGN: 9_999_999_999_998})
         for query in ("", "?state=waiting", "?limit=200", "?cursor=9999999999999.0"):
             found = {each["id"] for each in (await bob.get(f"/v1/sessions{query}")).json()["sessions"]}
             assert found <= {mine}, query
