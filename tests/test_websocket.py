@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.commands import Commands
 from api.dialects import packets
 from api.server import server_config
 from shared import keys
@@ -209,6 +210,33 @@ async def test_a_command_outlives_its_socket(node: LiveNode, log: Log) -> None:
         assert (await speaker.event("message", 2))["data"]["content"] == "and now"
 
 
+async def test_a_command_under_way_is_carried_out_before_the_node_closes(
+    redis_url: str, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not torn in the middle, and its reply comes before the close."""
+    await sessions.finished(log, "a")
+    message, begun, go = Commands.message, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        begun.set()
+        await go.wait()
+        return await message(*args)
+
+    monkeypatch.setattr(Commands, "message", slow)
+    async with live_node(redis_url) as leaving, session(leaving.url, SID) as speaker:
+        await speaker.event("caught_up")
+        await speaker.send(type="message", ref=1, input="and now")
+        await begun.wait()
+        leaving.node.hub.drain()
+        async with asyncio.timeout(10):
+            while leaving.node.hub.readers:
+                await asyncio.sleep(0.002)
+        go.set()
+        assert (await speaker.answer(1))["type"] == "reply"
+        assert await speaker.closed() == (1012, "")
+    assert [event.value["content"] for event in await log.events(SID) if event.type == "message"][1:] == ["and now"]
+
+
 # -- following
 
 
@@ -271,16 +299,21 @@ async def test_a_quiet_socket_is_kept_alive(redis_url: str, log: Log) -> None:
         assert reader.frames[-1] == {"type": "keep_alive"}
 
 
-async def test_a_slow_socket_gets_merged_frames(redis_url: str, node: LiveNode, log: Log) -> None:
+@pytest.mark.parametrize("ring_bytes", [1 << 20, 1 << 26], ids=["off the ring", "on the ring"])
+async def test_a_slow_socket_gets_merged_frames(redis_url: str, log: Log, ring_bytes: int) -> None:
     """Two thousand deltas while it does not read: it gets all of the text, in few frames; none was queued for it."""
     held = await sessions.started(log)
     texts = [f"{n:04} " + "kelp " * 400 for n in range(DELTAS)]
-    async with Raw(node.url, ws_path(SID)) as slow:
+    last = f"{held.epoch}-{DELTAS + 1}"
+    async with (
+        live_node(redis_url, ring_bytes=ring_bytes, ring_events=2 * DELTAS) as node,
+        Raw(node.url, ws_path(SID)) as slow,
+    ):
         async with session(node.url, SID) as quick:
             for n in range(0, DELTAS, 10):
                 await sessions.say(log, held, n + 2, *texts[n : n + 10])
-            await quick.first(lambda frame: frame.get("id") == f"{held.epoch}-{DELTAS + 1}")
-        frames = await _until_id(slow, f"{held.epoch}-{DELTAS + 1}")
+            await quick.first(lambda frame: frame.get("id") == last)
+        frames = await _until_id(slow, last)
     said = [frame for frame in frames if frame["type"] == "text.delta"]
     assert "".join(frame["data"]["text"] for frame in said) == "".join(texts)
     assert len(said) < DELTAS / 10
