@@ -96,7 +96,8 @@ class Subscriber:
 
     async def _disconnect(self, connection: Any) -> None:
         self._connection = None
-        await cut(connection)
+        cut(connection)
+        await connection.disconnect(nowait=True)
 
     async def _read(self) -> None:
         connection, loop = self._connection, asyncio.get_running_loop()
@@ -121,7 +122,7 @@ class Subscriber:
         while True:
             await asyncio.sleep(WATCH_S)
             if loop.time() - self._heard > SILENT_S or await self._moved(connection):
-                await cut(connection)
+                cut(connection)
                 return
             if loop.time() - pinged >= PING_S:
                 pinged = loop.time()

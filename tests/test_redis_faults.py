@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -17,12 +18,14 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from shared import keys
 from shared.jobs import JobQueue, open_queue
 from shared.log import Log
 from shared.redis import RedisError, connect, transient
+from shared.topology.connections import cut
 from tests.support.flow import create, speech
 from tests.support.inprocess import live_node, live_worker
 from tests.support.load import Account, Load, load
@@ -118,6 +121,33 @@ async def test_a_command_outlives_a_short_absence() -> None:
         assert await client.zrange(keys.QUEUE, 0, -1) == [b"s1:1"]
         await queue.aclose()
         await client.aclose(close_connection_pool=True)
+
+
+async def test_cut_connections_are_lost_ones() -> None:
+    """Connections that are cut under their users, at any moment, are as if Redis had closed them: what can be repeated
+    is, and nobody meets another error than Redis' own."""
+    with redis_server() as server:
+        client = connect(server.url, connections=4, timeout_s=5)
+        cutting = asyncio.create_task(_cut_again_and_again(client.connection_pool))
+        for _ in range(10):
+            pipe = client.pipeline(transaction=False)
+            for n in range(20):
+                pipe.set(f"key:{n}", "x" * 1000)
+            replies = await asyncio.gather(
+                *(client.get("key:1") for _ in range(10)), pipe.execute(), return_exceptions=True
+            )
+            assert {type(reply) for reply in replies if isinstance(reply, Exception)} <= {RedisConnectionError}
+        cutting.cancel()
+        await client.set("key:1", "again")
+        assert await client.get("key:1") == b"again"
+        await client.aclose(close_connection_pool=True)
+
+
+async def _cut_again_and_again(pool: Any) -> None:
+    while True:
+        for connection in [*pool._available_connections, *pool._in_use_connections]:
+            cut(connection)
+        await asyncio.sleep(random.uniform(0, 0.002))
 
 
 def _start_after(server: RedisServer, seconds: float) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import keys
+from shared import keys, subscriber
 from tests.support.cluster import ClusterGroup, cluster
 from tests.support.inprocess import live_node, live_worker
 from tests.support.load import Account, Load, load
@@ -132,10 +132,15 @@ def _check(what: str, n: int, account: Account) -> None:
 # -- a master that hangs: its connections stay open, and only others know that it is no master any more
 
 PATIENT = {"redis_timeout_s": 600.0, "quiet_check_s": 600.0}
-"""Neither a timeout nor a look at the log helps: somebody must notice the failover itself."""
 
 
-async def test_sentinel_master_that_hangs(group: Group) -> None:
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With PATIENT: no timeout and no look at the log helps. Somebody must notice the failover itself."""
+    monkeypatch.setattr(subscriber, "SILENT_S", 600.0)
+
+
+async def test_sentinel_master_that_hangs(group: Group, unhurried: None) -> None:
     """Commands and subscriptions leave a master that hangs as soon as the Sentinels have another one."""
     async with (
         live_node(group.url, **PATIENT) as node,
@@ -151,7 +156,7 @@ async def test_sentinel_master_that_hangs(group: Group) -> None:
     _check("sentinel, hanging", 0, account)
 
 
-async def test_cluster_master_that_hangs(nodes: ClusterGroup, queue: RedisServer) -> None:
+async def test_cluster_master_that_hangs(nodes: ClusterGroup, queue: RedisServer, unhurried: None) -> None:
     """Commands and subscriptions leave a master that hangs as soon as the Cluster has another one."""
     async with (
         live_node(nodes.url, queue_url=queue.url, **PATIENT) as node,

@@ -231,12 +231,12 @@ class Cluster(AsyncCoreCommands):
                 reason = error
                 continue
             if whole:
-                await self._use(slots)
+                self._use(slots)
                 return
             doubtful = doubtful or slots
         if doubtful is None:
             raise RedisConnectionError(f"no node of the Cluster answers: {reason!r}")
-        await self._use(doubtful)
+        self._use(doubtful)
 
     def _to_ask(self) -> list[Address]:
         """Masters first: there are connections to them. The given ones last: their names may lead elsewhere by now."""
@@ -255,7 +255,7 @@ class Cluster(AsyncCoreCommands):
         raise_first([slots, info])
         return Slots.of(slots, address), info.get("cluster_state") == "ok"
 
-    async def _use(self, slots: Slots) -> None:
+    def _use(self, slots: Slots) -> None:
         """Connections to a node that is no longer a master are cut: one that hangs would keep them until their time is
         over. Clients of nodes that are gone are forgotten."""
         self._slots = slots
@@ -264,7 +264,7 @@ class Cluster(AsyncCoreCommands):
             if address not in masters:
                 at: Any = client.connection_pool
                 for connection in list(chain(at._available_connections, at._in_use_connections)):
-                    await cut(connection)
+                    cut(connection)
             if address not in slots.nodes and address not in self._url.addresses:
                 del self._clients[address]
 

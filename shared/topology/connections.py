@@ -127,9 +127,12 @@ def pool(kind: type[AbstractConnection], connections: int, wait_s: float, **argu
     )
 
 
-async def cut(connection: Any) -> None:
-    """End a connection at once, also for whoever reads from it: a peer that hangs takes no goodbye."""
+def cut(connection: Any) -> None:
+    """End a connection at once, without a goodbye: a peer that hangs takes none.
+
+    Whoever uses it meanwhile gets a ConnectionError, as if the peer had gone. (redis-py's own `disconnect` would take
+    the streams from under them, which is an AttributeError.)
+    """
     writer = connection._writer
     if writer is not None:
         writer.transport.abort()
-    await connection.disconnect(nowait=True)

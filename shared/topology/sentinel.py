@@ -72,7 +72,7 @@ class SentinelLink:
         connections: Iterable[Any] = chain(self.pool._available_connections, self.pool._in_use_connections)
         for connection in list(connections):
             if connection.is_connected and (connection.host, connection.port) != master:
-                await cut(connection)
+                cut(connection)
 
     async def aclose(self) -> None:
         await self._watch.aclose()
