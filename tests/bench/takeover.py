@@ -22,7 +22,7 @@ from tests.support.system import Process, System, system
 KILLS, TERMS = 50, 25
 VICTIMS = 4
 """Workers that take turns to be lost. Beside them is one that stays: it alone has been there long enough to judge."""
-PAUSE_S = 2.0
+PAUSE_S = 2.5
 SESSIONS = 6
 """Started before each loss: the workers share them."""
 KILL_GOAL_S, TERM_GOAL_S = 10.0, 1.0
