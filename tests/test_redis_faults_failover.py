@@ -17,8 +17,8 @@ from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sentinel import Group, sentinel_group
 
 TIMES = int(os.environ.get("HOLDFAST_TEST_FAILOVERS", "1"))
-SESSIONS, TOKENS, RATE = 8, 400, 80.0
-"""Five seconds of speech: the failover takes about two."""
+SESSIONS, TOKENS, RATE = 8, 480, 80.0
+"""Six seconds of speech: the failover takes about two."""
 UNREPLICATED = 6
 """Events that every reader is sent after the replicas were cut off: what dies with the master."""
 WITHIN_S = 60
