@@ -6,7 +6,7 @@ rest of that session instead of another one.
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 
 from api import schemas
 from api.auth import Principal, authenticate
@@ -26,37 +26,53 @@ Cursor = Annotated[
     str | None, Header(alias="Last-Event-ID", description="`<session>/<event id>`: resume there, start nothing")
 ]
 After = Annotated[str | None, Query(description="The same, where a header cannot be set")]
-Said = Annotated[str | None, Query(description="What to ask", min_length=1)]
 KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
+KeyParameter = Annotated[
+    str | None, Query(max_length=255, description="A repeat with it starts nothing: for a cut before the first id")
+]
+
+
+def _by_url(
+    message: Annotated[str | None, Query(description="What to ask", min_length=1)] = None,
+    session: Annotated[schemas.SessionId | None, Query(description="Ask there; none: in a new session")] = None,
+    model: Annotated[str | None, Query(max_length=200)] = None,
+    pipeline: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = None,
+    interrupt: bool = False,
+) -> schemas.ChatRequest | None:
+    """The question, where the URL has one."""
+    if message is None:
+        return None
+    return schemas.ChatRequest(message=message, session=session, model=model, pipeline=pipeline, interrupt=interrupt)
+
+
+ByUrl = Annotated[schemas.ChatRequest | None, Depends(_by_url)]
 
 
 @router.post(PATH, response_class=EventStream, status_code=200, responses={**STREAM, **documented_as_json(413, 503)})
 async def ask(
     node: TheNode,
     request: Request,
+    by_url: ByUrl,
     body: Annotated[schemas.ChatRequest | None, Body()] = None,
-    message: Said = None,
+    key: KeyParameter = None,
+    key_header: KeyHeader = None,
     last_event_id: Cursor = None,
     after: After = None,
-    key: KeyHeader = None,
 ) -> EventStream:
     """Ask, and stream the answer. With a cursor: the rest of what was asked before."""
     if (cursor := _cursor(last_event_id, after)) is not None:
         return await _resumed(node, request, *cursor)
-    return await _asked(node, request, body or _question(message), key)
+    if body is not None and by_url is not None:
+        raise InvalidRequest("ask either in the body or by ?message=")
+    return await _asked(node, request, body or by_url, key or key_header)
 
 
 @router.get(PATH, response_class=EventStream, status_code=200, responses={**STREAM, **documented_as_json(503)})
 async def ask_by_url(
     node: TheNode,
     request: Request,
-    message: Said = None,
-    session: Annotated[schemas.SessionId | None, Query(description="Ask there; none: in a new session")] = None,
-    model: Annotated[str | None, Query(max_length=200)] = None,
-    pipeline: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = None,
-    key: Annotated[
-        str | None, Query(max_length=255, description="A repeat with it starts nothing: for a cut before the first id")
-    ] = None,
+    question: ByUrl,
+    key: KeyParameter = None,
     key_header: KeyHeader = None,
     last_event_id: Cursor = None,
     after: After = None,
@@ -64,11 +80,12 @@ async def ask_by_url(
     """The same by URL alone, for a bare EventSource: cut, it resumes; after the end it is told to stop (204)."""
     if (cursor := _cursor(last_event_id, after)) is not None:
         return await _resumed(node, request, *cursor)
-    question = _question(message, session=session, model=model, pipeline=pipeline)
     return await _asked(node, request, question, key or key_header)
 
 
-async def _asked(node: Node, request: Request, question: schemas.ChatRequest, key: str | None) -> EventStream:
+async def _asked(node: Node, request: Request, question: schemas.ChatRequest | None, key: str | None) -> EventStream:
+    if question is None:
+        raise InvalidRequest("nothing was asked: give ?message=")
     caller = await authenticate(request, question.session)
     commands = Commands(node, caller)
     if question.session is not None:
@@ -96,9 +113,3 @@ def _cursor(header: str | None, after: str | None) -> tuple[str, EventId] | None
     if not is_session_id(sid):
         raise InvalidEventId(text)
     return sid, EventId.parse(event_id)
-
-
-def _question(message: str | None, **more: str | None) -> schemas.ChatRequest:
-    if message is None:
-        raise InvalidRequest("nothing was asked: give ?message=")
-    return schemas.ChatRequest(message=message, **more)

@@ -27,8 +27,8 @@ class Chat(Duplex):
     def __init__(self, node: Node, caller: Principal, socket: WebSocket, opening: dict[str, Any]) -> None:
         super().__init__(node, caller, socket)
         self.sid = ""
-        self.question = ""
-        """The open one, as far as this client has been told."""
+        self.question: str | None = ""
+        """The open one, as far as this client has been told. None: it came back, and was told nothing about it yet."""
         self._opening = opening
         self._commands = Commands(node, caller)
 
@@ -47,10 +47,12 @@ class Chat(Duplex):
         return chat.refusal(error)
 
     async def hear(self, text: str) -> None:
+        if self.question is None:
+            self.question = (await self._commands.view(self.sid)).question
         if text.strip() == STOP:
             await self._stop()
         elif self.question:
-            await self._answer(text)
+            await self._answer(self.question, text)
         else:
             await self._ask(text)
 
@@ -65,8 +67,7 @@ class Chat(Duplex):
         await self.say(chat.opened(self.sid, turn.generation))
         self.follow(self.sid, START)
 
-    async def _answer(self, text: str) -> None:
-        question = self.question
+    async def _answer(self, question: str, text: str) -> None:
         try:
             await self._commands.answer(self.sid, schemas.AnswerRequest(question=question, text=text), None)
         except QuestionGone:
@@ -102,6 +103,6 @@ async def chat_socket(socket: WebSocket) -> None:
         opening = {name: query[name] for name in ("model", "pipeline") if name in query}
         conversation = Chat(node_of(socket), await caller_behind(socket, sid), socket, opening)
         if sid is not None:
-            conversation.sid = sid
+            conversation.sid, conversation.question = sid, None
             conversation.follow(sid, cursor_of(socket))
         await conversation.run()

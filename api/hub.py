@@ -187,6 +187,11 @@ class Hub:
             self._looking.add(feed.sid)
             self._spawn(self._look_until_clean(feed))
 
+    async def settle(self, feed: Feed) -> None:
+        """Look at the log now: a reader found that it does not say what the ring may still hold."""
+        self._looking.add(feed.sid)
+        await self._look_until_clean(feed)
+
     async def _look_until_clean(self, feed: Feed) -> None:
         async def look(cursor: EventId) -> tuple[SessionView | None, list[Event], Decision]:
             view, page = await self.log.read(feed.sid, cursor, self.settings.replay_page)

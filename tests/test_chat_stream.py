@@ -131,6 +131,16 @@ async def test_what_is_asked_with_is_what_runs(asked: Asked) -> None:
     assert text_of(frames) == "".join(lorem(7, 5))
 
 
+async def test_a_post_takes_everything_by_url_too(asked: Asked) -> None:
+    """The same as a GET; but not two questions at once."""
+    async with asked.post(None, message="Hello", model="demo/echo", pipeline="research") as stream:
+        view = await asked.log.view(session_of(stream))
+    assert view is not None
+    assert (view.model, view.pipeline) == ("demo/echo", "research")
+    assert await refused(asked.post(HELLO, message="Hello")) == (400, "invalid_request")
+    assert await asked.runs() == 1
+
+
 async def test_each_event_arrives_when_it_is_appended(asked: Asked) -> None:
     """Nothing waits for what comes after it: the next event is appended only once this one has been read."""
     async with asked.get(message="Hello") as stream, asyncio.timeout(WITHIN_S):
@@ -259,13 +269,15 @@ async def test_a_cursor_of_another_session_resumes_that_one(asked: Asked) -> Non
 # -- keys
 
 
-@pytest.mark.parametrize("form", ["GET ?key=", "GET Idempotency-Key", "POST Idempotency-Key"])
+@pytest.mark.parametrize("form", ["GET ?key=", "POST ?key=", "GET Idempotency-Key", "POST Idempotency-Key"])
 async def test_repeats_with_one_key_ask_once(asked: Asked, form: str) -> None:
     """Ten at once, on both nodes, and one later: one session and one job; each gets all of it."""
 
     def again() -> SSE:
         if form == "GET ?key=":
             return asked.get(message="Hello", key="k1")
+        if form == "POST ?key=":
+            return asked.post(None, message="Hello", key="k1")
         headers = {"Idempotency-Key": "k1"}
         return asked.get(headers, message="Hello") if form.startswith("GET") else asked.post(HELLO, headers)
 

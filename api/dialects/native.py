@@ -25,7 +25,7 @@ def encode_output(output: Output, prefix: bytes = b"") -> bytes:
         case CaughtUp(last):
             return _block("caught_up", {"last_event_id": prefix.decode() + str(last)})
         case Gap():
-            return b"id: %b%b\n" % (prefix, str(output.id).encode()) + _block("gap", gap_data(output))
+            return b"id: %b%b\n" % (prefix, str(output.id).encode()) + _block("gap", gap_data(output, prefix.decode()))
     return b""
 
 
@@ -33,11 +33,11 @@ def _prefixed(event: Event, prefix: bytes) -> bytes:
     return b"id: %b%b" % (prefix, event.frame.removeprefix(b"id: "))
 
 
-def gap_data(gap: Gap) -> dict[str, object]:
+def gap_data(gap: Gap, prefix: str = "") -> dict[str, object]:
     return {
-        "requested": str(gap.requested),
-        "earliest": str(gap.earliest) if gap.earliest else None,
-        "latest": str(gap.id),
+        "requested": f"{prefix}{gap.requested}",
+        "earliest": f"{prefix}{gap.earliest}" if gap.earliest else None,
+        "latest": f"{prefix}{gap.id}",
         "reason": gap.reason,
         "transcript": gap.transcript.model_dump(mode="json"),
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.support.sse import SSE, Severed, events_path, parse
+from tests.support.sse import SSE, Frame, Severed, events_path, parse
 from tests.support.ws import WS, Closed, Message
 
 CHAT = "/api/chat/stream"
@@ -135,7 +135,12 @@ class EventStream(Reader):
                     assert frame.id == ""
                     yield CaughtUp(self._bare(frame.data["last_event_id"]))
                 else:
-                    yield Got(self._bare(frame.id), frame.type, frame.data)
+                    yield Got(self._bare(frame.id), frame.type, self._data(frame))
+
+    def _data(self, frame: Frame) -> dict[str, Any]:
+        """Of a gap too, every cursor has the form in which it can be sent back."""
+        places = ("requested", "earliest", "latest") if frame.type == "gap" else ()
+        return {name: self._bare(value) if name in places else value for name, value in frame.data.items()}
 
     def _bare(self, event_id: str) -> str:
         assert event_id.startswith(self._prefix), event_id
