@@ -224,7 +224,7 @@ def test_commands_refuse_to_serve_everybody(command: str, status: int) -> None:
     """Both commands end at once, and say what to set."""
     environment = {**os.environ, "HOLDFAST_HOST": "0.0.0.0", "HOLDFAST_PORT": str(free_port())}
     ended = subprocess.run(
-        [sys.executable, "-m", "shared.cli", command], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "shared.cli", command], env=environment, capture_output=True, text=True, timeout=30
     )
     assert ended.returncode == status
     assert "HOLDFAST_ALLOW_ANONYMOUS" in ended.stderr
