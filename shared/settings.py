@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     """What an EventSource is told to wait before it reconnects."""
     replay_page: int = Field(1000, ge=1, le=10_000)
     """Events per read of the log on replay."""
-    replay_bytes: int = Field(1 << 20, ge=1)
+    replay_bytes: int = Field(1 << 16, ge=1)
     """About the most that one write to a client holds on replay; pages shrink where events are large."""
     ring_events: int = Field(1024, ge=1)
     """Recent events a feed keeps in memory. A reader that falls behind them is back on replay."""

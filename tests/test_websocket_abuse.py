@@ -249,11 +249,7 @@ async def test_a_message_in_endless_fragments_costs_no_more_than_a_whole_one(pro
 async def test_sockets_that_never_read_cost_no_memory(redis_url: str, log: Log) -> None:
     """Three hundred while ten thousand events pass: each costs one write at the most, and others get everything."""
     held = await sessions.started(log)
-    environment = {"HOLDFAST_RING_BYTES": str(WRITE), "HOLDFAST_REPLAY_BYTES": str(WRITE)}
-    async with (
-        system(redis_url, nodes=1, workers=0, environment=environment) as process,
-        contextlib.AsyncExitStack() as stack,
-    ):
+    async with system(redis_url, nodes=1, workers=0) as process, contextlib.AsyncExitStack() as stack:
         for _ in range(DEAF):
             await stack.enter_async_context(Raw(process.url, ws_path(SID)))
         async with session(process.url, SID) as reader:
