@@ -197,7 +197,7 @@ async def test_index_before_the_session_changes(turn: str, log: Log, redis: Any,
     await sessions.finished(log)
     async with open_node(Settings(redis_url=redis_url)) as node:
 
-        async def crash(*_: Any) -> Any:
+        async def crash(*_: Any, **__: Any) -> Any:
             raise RedisConnectionError("the node crashed here")
 
         node.log.create = node.log.message = crash  # type: ignore[assignment,method-assign]
@@ -272,7 +272,7 @@ async def test_heartbeat_is_retried_soon(redis_url: str, monkeypatch: pytest.Mon
                 again.set()
             raise RedisConnectionError
 
-        monkeypatch.setattr(context.directory, "refresh_lease", fail)
+        monkeypatch.setattr(context.lease, "refresh_lease", fail)
         beating = asyncio.create_task(heartbeat.beat(context, LongContact()))
         await within(again.wait())
         beating.cancel()
