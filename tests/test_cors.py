@@ -229,3 +229,4 @@ def test_commands_refuse_to_serve_everybody(command: str, status: int) -> None:
     assert ended.returncode == status
     assert "HOLDFAST_ALLOW_ANONYMOUS" in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert "ended at once" not in ended.stderr  # nothing was started in vain

@@ -140,6 +140,7 @@ async def test_live_sessions(redis: Any, log: Log) -> None:
     with pytest.raises(TooManySessions):
         await limits.turn("alice", "s3")
     await limits.turn("alice", "s2")
+    await quota(redis, log, live_sessions=1).turn("alice", "s2")  # also where the limit was lowered since
     await limits.turn("bob", "s4")
 
 
