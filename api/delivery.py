@@ -20,6 +20,8 @@ _log = get_logger(__name__)
 REDIS_AWAY_S = 0.5
 HEAL_POLL_S = 1.0
 FIRST_PAGE = 100
+WRITE_BYTES = 8 << 10
+"""About the most that one write from the ring holds: what a client does not take of it waits in the node."""
 BEHIND = 32
 """A reader that has this many events to catch up with is slow: it gets them merged, in fewer and larger ones."""
 
@@ -109,7 +111,9 @@ class Delivery:
             with self._hub.streams.one(self._caller):
                 async with aclosing(self._outputs()) as outputs:
                     async for output in outputs:
-                        yield output
+                        handed = [output]
+                        del output  # it is the client's now: not kept here while that takes its time
+                        yield handed.pop()
         except TooManyStreams as error:
             yield Refused(error)
 
@@ -127,7 +131,9 @@ class Delivery:
                     if output is not None:
                         self._beat = self._hub.beat
                         self._sent = True
-                        yield output
+                        handed = [output]
+                        del output  # as above
+                        yield handed.pop()
                 yield self._final
         except (RedisError, TimeoutError) as error:  # joining failed: the client comes back
             _log.warning("feed could not be joined", session=self._sid, error=str(error))
@@ -168,6 +174,7 @@ class Delivery:
             self._on_ring = False
             return None
         if events:
+            events = _one_write(events)
             return self._take(events, merge=self._merge and len(events) >= BEHIND)
         if not self._caught_up:
             self._caught_up = True
@@ -276,3 +283,13 @@ class Delivery:
                     break
         self.cursor = events[-1].id
         return Events(merged(events) if merge else events)
+
+
+def _one_write(events: list[Event]) -> list[Event]:
+    """The head of `events` that is not too large; at least one."""
+    size = 0
+    for n, event in enumerate(events):
+        size += len(event.data)
+        if n and size > WRITE_BYTES:
+            return events[:n]
+    return events

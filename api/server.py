@@ -7,12 +7,23 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from api.delivery import WRITE_BYTES
 from shared.settings import Settings
 
 CLOSE_S = 5.0
+
+
+class Http(HttpToolsProtocol):
+    """Waits for its client early: what the client does not take waits in the log, and not here. Also for a WebSocket,
+    which begins here."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BYTES)
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -71,7 +82,7 @@ def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Conf
         port=settings.port,
         log_config=None,
         access_log=False,
-        http="httptools",
+        http=Http,
         ws=Socket,
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,  # frames are small, and each one is wanted at once

@@ -42,6 +42,11 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
+LARGE = 4096
+"""Bytes. The server waits for a slow client only before it sends. After a write of this size it is given nothing to
+send, and waits at once: what comes next is not made, and kept, while the client takes nothing."""
+
+
 class EventStream(Response):
     """An SSE response. Finished cleanly only after the terminal: otherwise the connection is aborted, because many
     clients read a clean end as success."""
@@ -54,6 +59,8 @@ class EventStream(Response):
         self._retry = native.retry_line(retry_ms)
         """Sent before the first block that has data; empty afterwards."""
         self._started = False
+        self._large = False
+        """The last write was one."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ends with the outputs, or with the client's going, which cancels whatever is being waited for."""
@@ -67,6 +74,10 @@ class EventStream(Response):
                     if gone.done():  # a cancellation can get lost on its way: see shared.tasks
                         return
                     await self._send_one(output, scope, receive, send)
+                    del output
+                    if self._large:
+                        self._large = False
+                        await send({"type": "http.response.body", "body": b"", "more_body": True})
         except asyncio.CancelledError:
             if not gone.done():
                 raise
@@ -87,7 +98,9 @@ class EventStream(Response):
                 await self._start(send)  # and never finished: uvicorn then closes the connection
             case _:
                 await self._start(send)
-                await send({"type": "http.response.body", "body": self._bytes(output), "more_body": True})
+                data = self._bytes(output)
+                self._large = len(data) >= LARGE
+                await send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _start(self, send: Send) -> None:
         if not self._started:
