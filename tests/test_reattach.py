@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.schemas import NextMessage
-from shared.events import Event, EventType, encode
+from shared.events import Event, EventType
 from shared.transcript import fold
 from tests.support.generations import *  # noqa: F403 - fixtures are found by name
 from tests.support.generations import (
@@ -23,7 +22,8 @@ from tests.support.generations import (
     started,
     text,
 )
-from tests.support.sse import Frame, read_all
+from tests.support.lost import QUICK, events_of
+from tests.support.sse import read_all
 from tests.support.system import System, create, system
 from tests.upstream_background import Background, Response
 from worker.pipelines import Run
@@ -33,7 +33,6 @@ from worker.providers.base import Usage
 MODEL = "openai-responses/m"
 BODY = {"model": MODEL, "options": {"background": True}}
 USAGE = Usage(11, 7, reasoning_tokens=5, cached_tokens=4)
-LEASE = {"HOLDFAST_LEASE_S": "2", "HOLDFAST_HEARTBEAT_S": "0.5"}
 KEYS = {"OPENAI_API_KEY": "key", "NO_PROXY": "127.0.0.1"}
 
 
@@ -45,13 +44,9 @@ async def up() -> AsyncIterator[Background]:
 
 @pytest.fixture
 async def running(redis_url: str, up: Background) -> AsyncIterator[System]:
-    environment = {**LEASE, **KEYS, "OPENAI_BASE_URL": up.url, "HOLDFAST_WORKER_GRACE_S": "0"}
+    environment = {**QUICK, **KEYS, "OPENAI_BASE_URL": up.url, "HOLDFAST_WORKER_GRACE_S": "0"}
     async with system(redis_url, environment=environment) as started:
         yield started
-
-
-def events_of(frames: list[Frame]) -> list[Event]:
-    return [Event(frame.event_id, frame.type, encode(frame.data)) for frame in frames if frame.id]
 
 
 def without_runs(events: list[Event]) -> list[Any]:
@@ -150,18 +145,15 @@ async def test_a_run_without_a_name_is_not_confirmed(stage: Stage) -> None:
 
 
 async def test_a_message_that_interrupts_ends_the_run(stage: Stage, up: Background) -> None:
-    """The worker is fenced, but nobody will ask for this run again: it is not left to go on."""
+    """The worker is not told, only fenced: but nobody will ask for this run again, so it is not left to go on."""
     async with stage.worker():
         sid = await stage.start(**BODY)
         run = await begun(stage, up, sid)
-        await stage.commands.message(sid, NextMessage(input="no, this", interrupt=True), None)
+        message = {"role": "user", "content": "no, this"}
+        await stage.log.message(sid, "nonce", "body", message, {}, interrupt_by="user")
+        run.say("too late")
         async with asyncio.timeout(10):
             await run.cancelled.wait()
-        other = await up.begun(2)
-        other.say("This.")
-        other.end()
-        await stage.over(sid)
-    assert (await stage.answer_of(sid)).content == "This."
 
 
 async def test_a_time_limit_ends_the_run(stage: Stage, up: Background) -> None:

@@ -15,7 +15,7 @@ from shared.tasks import cancel
 from tests.support import workers
 from tests.support.generations import *  # noqa: F403 - fixtures are found by name
 from tests.support.generations import Stage, logged, piped
-from tests.support.lost import QUICK, answer, attempts, events_of, holder, until_said, when
+from tests.support.lost import answer, attempts, events_of, holder, until_said, when
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sse import read_all
 from tests.support.system import create, system
@@ -25,8 +25,8 @@ from worker.pipelines import Run
 from worker.providers.demo import lorem
 
 PIPELINES = {"HOLDFAST_PIPELINES": "tests.support.stuck"}
-LONG_GRACE = {**QUICK, **PIPELINES, "HOLDFAST_WORKER_GRACE_S": "600"}
-NO_GRACE = {**QUICK, **PIPELINES, "HOLDFAST_WORKER_GRACE_S": "0"}
+LONG_GRACE = {**PIPELINES, "HOLDFAST_WORKER_GRACE_S": "600"}
+NO_GRACE = {**PIPELINES, "HOLDFAST_WORKER_GRACE_S": "0"}
 ENDLESS = {"tokens": 100_000, "rate": 20}
 SLOW = {"tokens": 60, "rate": 30, "seed": 7}
 

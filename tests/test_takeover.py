@@ -11,7 +11,7 @@ from shared.events import EventType
 from shared.jobs import JobQueue, open_queue
 from shared.log import Log
 from tests.support.generations import logged
-from tests.support.lost import QUICK, answer, attempts, events_of, holder, leased, until_said, when
+from tests.support.lost import QUICK, REQUEUES, answer, attempts, events_of, holder, leased, until_said, when
 from tests.support.proxy import proxy
 from tests.support.sse import read_all
 from tests.support.stuck import STUCK_S
@@ -127,7 +127,7 @@ async def test_a_worker_whose_loop_is_stuck_is_replaced(redis_url: str, log: Log
 
 async def test_a_job_whose_worker_dies_before_it_claims(redis_url: str, log: Log, redis: Any) -> None:
     """The job has left the queue, and the log knows of nobody: a reaper queues it again."""
-    environment = {**QUICK, "HOLDFAST_QUEUE_URL": redis_url}
+    environment = {**REQUEUES, "HOLDFAST_QUEUE_URL": redis_url}
     port = int(redis_url.rsplit(":", 1)[1].split("/")[0])
     async with proxy(port) as way, system(redis_url, environment=environment, workers=0) as running:
         cut_off = {"HOLDFAST_REDIS_URL": f"redis://127.0.0.1:{way.port}/0"}
@@ -165,7 +165,7 @@ async def test_a_worker_that_dies_after_the_end(redis_url: str, log: Log) -> Non
 async def test_a_job_that_is_queued_twice_runs_once(redis_url: str, log: Log) -> None:
     """Whichever worker comes second finds the generation taken; also while a third copy comes late."""
     queue = JobQueue(open_queue(redis_url, 5.0))
-    async with system(redis_url, workers=2, environment=QUICK) as running:
+    async with system(redis_url, workers=2) as running:
         sid = await create(running.url, options=SLOW)
         view = await log.view(sid)
         assert view is not None
@@ -189,7 +189,7 @@ async def test_a_node_that_dies_between_log_and_queue(redis_url: str, log: Log, 
     silent = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     doomed = Node(redis_url, {"HOLDFAST_QUEUE_URL": f"redis://127.0.0.1:{port}/0", "HOLDFAST_LOG_LEVEL": "warning"})
-    async with system(redis_url, environment=QUICK) as running:
+    async with system(redis_url, environment=REQUEUES) as running:
         try:
             doomed.start()
             await doomed.ready()

@@ -12,8 +12,10 @@ from tests.support.sse import Frame
 from tests.support.system import Process, System
 
 WITHIN_S = 30.0
-QUICK = {"HOLDFAST_LEASE_S": "2", "HOLDFAST_HEARTBEAT_S": "0.5", "HOLDFAST_REQUEUE_AFTER_S": "1"}
+QUICK = {"HOLDFAST_LEASE_S": "3", "HOLDFAST_HEARTBEAT_S": "0.5"}
 """A worker is given up soon, but not as soon as a busy machine makes it late."""
+REQUEUES = {"HOLDFAST_REQUEUE_AFTER_S": "1"}
+"""What is queued and not taken is queued again soon."""
 
 
 def events_of(frames: list[Frame]) -> list[Event]:
