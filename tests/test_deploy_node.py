@@ -25,6 +25,8 @@ DRAIN_S = 1.0
 LEAVES_S = 6.0
 """On top of the drain time: what uvicorn and Redis are given, and a busy machine."""
 DEAF, EVENTS, WORDS = 500, 10_000, "kelp " * 40
+BATCH = 1000
+"""Events that come at once: much more than is to be on the way to a client."""
 EACH = 128 << 10
 """Bytes by which a node may grow for one that does not read: a write that is under way."""
 
@@ -127,8 +129,8 @@ async def test_readers_that_never_read_cost_no_memory(process: System, log: Log)
             await until_live(coming)
             before = node.memory_info().rss
             reading = asyncio.create_task(_texts(coming, EVENTS))
-            for n in range(0, EVENTS, 100):
-                await say(log, held, n + 2, *[WORDS] * 100)
+            for n in range(0, EVENTS, BATCH):
+                await say(log, held, n + 2, *[WORDS] * BATCH)
             async with asyncio.timeout(60):
                 assert await reading == WORDS * EVENTS
             grown = node.memory_info().rss - before
