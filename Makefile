@@ -20,7 +20,8 @@ check: $(STAMP_TEST)
 	$(BIN)/lint-imports
 
 bench: $(STAMP_TEST)
-	$(BIN)/python -m tests.bench
+	@tests/bench/peers/install.sh
+	$(BIN)/python -m tests.bench $(ARGS)
 
 chaos: $(STAMP_TEST)
 	$(BIN)/python -m tests.chaos $(ARGS)

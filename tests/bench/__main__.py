@@ -1,16 +1,25 @@
-"""`python -m tests.bench [SCENARIO…]`: runs the scenarios, prints their tables and writes results.md."""
+"""`python -m tests.bench [--quick] [SCENARIO…]`: runs the scenarios, prints their tables and writes results.md.
 
+Without names, all of them; with `--quick`, those that can be run on a small scale, which takes a few minutes.
+"""
+
+import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from shared.telemetry import configure
 from tests.bench import (
     busy,
     connections,
+    fan_out,
     first_token,
-    resume,
+    growth,
+    memory,
+    redis_cost,
+    replay,
+    storm,
     takeover,
     worker_batching,
     worker_cost,
@@ -18,13 +27,26 @@ from tests.bench import (
     worker_distance,
 )
 from tests.bench.report import Section, machine
+from tests.bench.scale import FULL, QUICK, Scale
 from tests.support.redis_server import redis_server
 
 RESULTS = Path(__file__).parent / "results.md"
-SCENARIOS: dict[str, Callable[[str], Awaitable[Section]]] = {
+OF_NODES: dict[str, Callable[[Scale], Awaitable[Section | list[Section]]]] = {
+    "fanout": fan_out.fan_out,
+    "many": fan_out.many,
+    "saturation": fan_out.saturation,
+    "servers": fan_out.servers,
+    "growth": growth.run,
+    "replay": replay.run,
+    "storm": storm.run,
+    "idle": memory.idle,
+    "slow": memory.slow,
+    "redis": redis_cost.run,
+}
+"""Each starts the servers it measures."""
+OF_WORKERS: dict[str, Callable[[str], Awaitable[Section]]] = {
     "first_token": first_token.run,
     "busy": busy.run,
-    "resume": resume.run,
     "connections": connections.run,
     "worker_batching": worker_batching.run,
     "worker_distance": worker_distance.run,
@@ -32,30 +54,43 @@ SCENARIOS: dict[str, Callable[[str], Awaitable[Section]]] = {
     "worker_crowd": worker_crowd.run,
     "takeover": takeover.run,
 }
+"""Each is given the URL of an empty Redis; there is but one scale."""
+SCENARIOS = (*OF_NODES, *OF_WORKERS)
 
 
-def main(names: list[str]) -> int:
-    if unknown := [name for name in names if name not in SCENARIOS]:
-        print(f"no scenario {unknown[0]!r}; there are: {', '.join(SCENARIOS)}", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str] | None = None, full: Scale = FULL, quick: Scale = QUICK) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
+    parser.add_argument("--quick", action="store_true", help="small: to see that everything works")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    if unknown := [name for name in given.scenarios if name not in SCENARIOS]:
+        parser.error(f"no scenario {unknown[0]!r}; there are: {', '.join(SCENARIOS)}")
+    names = given.scenarios or (OF_NODES if given.quick else SCENARIOS)
     configure("warning", "console")
-    parts: list[str] = []
-    for name in names or SCENARIOS:
-        with redis_server() as server:  # each scenario has a Redis of its own
-            if not parts:
-                with server.client() as client:
-                    parts.append(f"# Benchmarks\n\n{machine(client)}\n")
-                print(parts[0])
-            section = asyncio.run(_run(SCENARIOS[name], server.url))
-        parts.append(section.text())
-        print(parts[-1], flush=True)
-    RESULTS.write_text("\n".join(parts))
+    parts = [_head(given.quick)]
+    print(parts[0], flush=True)
+    for name in names:
+        for section in asyncio.run(_run(name, quick if given.quick else full)):
+            parts.append(section.text())
+            print(parts[-1], flush=True)
+            given.results.write_text("\n".join(parts))
     return 0
 
 
-async def _run(scenario: Callable[[str], Awaitable[Section]], redis_url: str) -> Section:
-    return await scenario(redis_url)
+def _head(quick: bool) -> str:
+    with redis_server() as server, server.client() as client:
+        lines = machine(client)
+    return f"# Benchmarks\n\n{lines}\n" + ("- **quick: small, short, and not to be quoted**\n" if quick else "")
+
+
+async def _run(name: str, scale: Scale) -> list[Section]:
+    if name in OF_NODES:
+        found = await OF_NODES[name](scale)
+        return found if isinstance(found, list) else [found]
+    with redis_server() as server:
+        return [await OF_WORKERS[name](server.url)]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

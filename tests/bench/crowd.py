@@ -10,7 +10,7 @@ from shared.events import EventType, encode
 from shared.log import Log
 from tests.support.sse import SSE, Frame, events_path
 
-OPEN_FILES = 4096
+OPEN_FILES = 20_000
 OBSERVER = "observer"
 """Name of a Redis client that is not the node's."""
 
