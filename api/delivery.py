@@ -201,9 +201,9 @@ class Delivery:
             case Verdict.END:
                 return await self._end(reader)
             case Verdict.HEALING:
-                return await self._heal()
+                return await self._heal(reader)
             case Verdict.GAP:
-                return await self._gap(decision.reason)
+                return await self._gap(reader, decision.reason)
             case Verdict.MISSING:
                 self._final = Cut() if self._sent else Refused(SessionNotFound(self._sid))
             case Verdict.EXPIRED:
@@ -247,17 +247,18 @@ class Delivery:
         self._final = End() if self._sent else Nothing()
         return None
 
-    async def _heal(self) -> Output:
+    async def _heal(self, reader: Reader) -> Output:
         """Ahead of the log: its writer will say the tail again, if it lives."""
         now = asyncio.get_running_loop().time()
         self._ahead_since = self._ahead_since or now
         if now - self._ahead_since > self._hub.settings.heal_wait_s:
             self._ahead_since = None
-            return await self._gap("ahead") or KeepAlive()
+            return await self._gap(reader, "ahead") or KeepAlive()
         await asyncio.sleep(HEAL_POLL_S)
         return KeepAlive()
 
-    async def _gap(self, reason: str) -> Output | None:
+    async def _gap(self, reader: Reader, reason: str) -> Output | None:
+        await self._hub.settle(reader.feed)  # the ring must not give out what a failover took back
         view, newest, earliest = await self._hub.log.last_event(self._sid)
         if view is None:
             return None  # the next look says missing
