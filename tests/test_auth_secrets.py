@@ -135,7 +135,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "left"), LINES)
+@pytest.mark.parametrize(("line", "left"), LINES, ids=[left for _, left in LINES])
 def test_what_is_left_out(line: str, left: str) -> None:
     """The secret is left out of a line, and the rest stays."""
     assert left in without_secrets(line)
