@@ -34,7 +34,7 @@ SLOW = {"tokens": 60, "rate": 30, "seed": 7}
 async def takes_no_jobs(redis: Any) -> None:
     """Until no worker waits at the queue any more: the only one has understood that it is to leave."""
     async with asyncio.timeout(20):
-        while any(client["cmd"] == "bzpopmin" for client in await redis.client_list()):
+        while any(client["cmd"] == "bzpopmin" and "b" in client["flags"] for client in await redis.client_list()):
             await asyncio.sleep(0.02)
 
 
@@ -208,7 +208,9 @@ async def test_a_job_that_comes_as_its_worker_leaves_goes_back(redis_url: str, r
         arq = queue.build_worker(context, context.queue.arq)
         taking = asyncio.create_task(arq.main())
         async with asyncio.timeout(20):
-            while not any(client["cmd"] == "bzpopmin" for client in await redis.client_list()):
+            while not any(
+                client["cmd"] == "bzpopmin" and "b" in client["flags"] for client in await redis.client_list()
+            ):
                 await asyncio.sleep(0.005)
             await cancel([taking])
             await context.queue.enqueue("s1", "g1", 1, since_ms=123)
