@@ -72,7 +72,7 @@ class Run:
                 for _ in range(LANES):
                     lanes.create_task(self._lane(left))
             self._enough = True
-        self.report.retries = self._world.retries
+        self.report.retries = len(self._world.retries)
         self.report.took_s = time.monotonic() - started
         return self.report
 

@@ -274,7 +274,7 @@ class Interrupted(Talk):
                         return told["data"]
                     if told["data"]["code"] != "redis_unavailable":
                         raise Unexpected(f"{self.course.sid}: {told}")
-            self.world.retries += 1
+            self.world.retries.append("a command over a WebSocket")
             await asyncio.sleep(RETRY_S)
 
     def check(self, turns: Sequence[Turn]) -> list[str]:

@@ -46,8 +46,8 @@ class World:
         self.front = front
         self.readers: set[Reader] = set()
         """Those that read now."""
-        self.retries = 0
-        """Requests that had to be repeated."""
+        self.retries: list[str] = []
+        """Why requests had to be repeated."""
         self.locks: dict[str, asyncio.Lock] = {}
         """Of what is broken at the moment, so that no two faults undo one another."""
         self._client = httpx.AsyncClient(base_url=front.url, timeout=REQUEST_S)
@@ -66,11 +66,13 @@ class World:
         key = key or new_key()
         async with asyncio.timeout(REQUEST_S):
             while True:
-                with contextlib.suppress(httpx.TransportError):
+                try:
                     answer = await self._client.post(path, json=body, headers={"Idempotency-Key": key})
                     if answer.status_code not in LATER:
                         return answer
-                self.retries += 1
+                    self.retries.append(answer.text)
+                except httpx.TransportError as error:
+                    self.retries.append(repr(error))
                 await asyncio.sleep(RETRY_S)
 
     async def asked(self, question: Callable[[], Any]) -> Any:
