@@ -130,12 +130,16 @@ async def test_a_client_that_does_not_read_is_not_read_for() -> None:
         writer.transport.abort()
 
     server = await asyncio.start_server(upstream, "127.0.0.1", 0)
-    async with server, nginx([server.sockets[0].getsockname()[1]]) as front:
-        async with asyncio.timeout(WITHIN_S), SSE(front.url, "/v1/sessions/s1/events"):
-            with contextlib.suppress(TimeoutError):
-                while True:
-                    await asyncio.wait_for(wrote.wait(), 1)
-                    wrote.clear()
+    async with (
+        server,
+        nginx([server.sockets[0].getsockname()[1]]) as front,
+        asyncio.timeout(WITHIN_S),
+        SSE(front.url, "/v1/sessions/s1/events"),
+    ):
+        with contextlib.suppress(TimeoutError):
+            while True:
+                await asyncio.wait_for(wrote.wait(), 1)
+                wrote.clear()
     assert 0 < taken < MUCH
 
 

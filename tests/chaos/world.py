@@ -28,7 +28,7 @@ SETTINGS = {
     "HOLDFAST_KEEPALIVE_S": "2",
     "HOLDFAST_MAX_ATTEMPTS": "1000",
 }
-"""Times are scaled down. Attempts are not used up: a generation that is often lost must come to its end all the same."""
+"""Times are scaled down. Attempts are not used up: what is lost often must come to its end all the same."""
 REDIS = ("--appendonly", "yes", "--appendfsync", "always")
 """`always`: a kill of Redis loses nothing that it answered. With `everysec` it may put off writing itself, for up to
 two seconds while a sync is under way: that loses a tail, which is what the tests of failovers are about."""
