@@ -328,7 +328,7 @@ async def test_an_error_after_a_tool_keeps_its_result(generate: Any, up: Upstrea
     """When the second request breaks off, the first round's calls and results stay in the log."""
     asks = wire.answer([Text("Looking."), ToolCall("t1", "nothing", {})], "tool_calls", USAGE)
     up.plan(reply(asks), reply(wire.head("And"), STALL))
-    log: list[Said] = without_usage(await generate(answering(), idle_timeout_s=0.1))
+    log: list[Said] = without_usage(await generate(answering(), idle_timeout_s=1.0))
     assert log[3:] == [resulted("t1"), text("\n\nAnd"), bad_end("idle_timeout", retryable=True)]
     assert len(up.requests) == 2
 

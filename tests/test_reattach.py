@@ -239,7 +239,7 @@ async def test_a_run_that_says_nothing_is_given_up(
 ) -> None:
     """It is asked for a few times, then the generation fails, and the run is ended."""
     monkeypatch.setattr(openai_background, "PAUSE_S", 0.0)
-    async with stage.worker(idle_timeout_s=0.3):
+    async with stage.worker(idle_timeout_s=1.0):
         sid = await stage.start(**BODY)
         run = await up.begun()
         events = await stage.over(sid)

@@ -132,7 +132,7 @@ async def test_a_provider_that_never_sends_a_status(stage: Stage, sdk: Sdk, monk
     """It accepts the request and says nothing: the watchdog ends that, within its own time and without a second try."""
     async with Unanswering() as silent:
         models = {sdk: {"sdk": sdk, "base_url": silent.url, "key_env": "UP_KEY"}}
-        async with stage.worker(models=models, idle_timeout_s=0.3):
+        async with stage.worker(models=models, idle_timeout_s=1.0):
             events = await stage.over(await stage.start(model=f"{sdk}/m"))
         async with asyncio.timeout(END_S):
             await silent.closed(0)
