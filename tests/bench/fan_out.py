@@ -43,6 +43,11 @@ async def saturation(scale: Scale) -> Section:
         f"{verdict}: {own.median('per_s'):,.0f} events/s delivered by one core, {lost} lost, doubled or out of order; "
         f"goal ≥ {SATURATION_GOAL:,} and 0",
     )
+    section.remarks += [
+        f"{kind.name}: {runs[kind].median('per_s') / runs[kind].median('node_share'):,.0f} events/s of a whole core"
+        for kind in (Holdfast, Floor)
+        if kind in runs
+    ]
     section.remarks.append(
         f"Said are {shape.rate * shape.readers:,.0f} events/s; what a server is behind after the window is waited for."
     )

@@ -6,9 +6,7 @@
 import asyncio
 import socket
 import sys
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from shared.loop import loop_factory
 from tests.bench.producer import Producer, delta, run
@@ -49,25 +47,9 @@ class Floor:
             for sock in self._sockets[sid]:
                 sock.send(chunk)
 
-    async def flood(self, sid: str, seconds: float) -> int:
-        """As many deltas as it can; gives how many."""
-        number, end = 0, time.monotonic() + seconds
-        while time.monotonic() < end:
-            number += 1
-            await self.say([(sid, number)])
-        return number
-
-
-class FloorProducer(Producer):
-    async def do_flood(self, seconds: float) -> dict[str, Any]:
-        assert isinstance(self.speaker, Floor)
-        (sid,) = self.said
-        self.said[sid] = await self.speaker.flood(sid, seconds)
-        return {"said": list(self.said.values())}
-
 
 async def _main(port: int) -> None:
-    await run(FloorProducer(Floor(port)))
+    await run(Producer(Floor(port)))
 
 
 if __name__ == "__main__":
