@@ -361,8 +361,9 @@ async def test_a_stop_lands_though_the_worker_has_no_room(stage: Stage) -> None:
 async def test_a_stop_of_what_does_not_exist_yet_stops_nothing_later(stage: Stage) -> None:
     """It is refused, and forgotten: a session that is made under that id afterwards runs to its own end."""
     async with stage.worker():
-        with pytest.raises(SessionNotFound):
-            await stage.stop("kelp")
+        for early in (stage.stop("kelp"), stage.log.stop("kelp", "user", "g1")):
+            with pytest.raises(SessionNotFound):
+                await early
         await stage.start(id="kelp", options={"tokens": 100, "rate": 200})
         assert logged(await stage.over("kelp"))[-1] == completed()
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from playwright.async_api import BrowserContext, Page
@@ -13,6 +14,7 @@ from tests.support.inprocess import LiveNode, live_node, live_worker
 from worker.providers.demo import lorem
 
 WITHIN_S = 20.0
+README = Path(__file__).parents[1] / "README.md"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
@@ -146,3 +148,10 @@ async def test_a_hidden_tab_with_nothing_to_wait_for_gives_its_connection_back(n
     assert await raw_text(page) == "".join(lorem(40, 3))
     await _seen(page, "visible")
     await _streams(node, 1)
+
+
+def test_the_six_connections_of_a_browser_are_documented() -> None:
+    """And the two ways out: HTTP/2 at the proxy, or a WebSocket."""
+    (told,) = [part for part in README.read_text().split("\n\n") if "six connections" in part]
+    assert "HTTP/2" in told
+    assert "websocket" in told
