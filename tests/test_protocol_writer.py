@@ -49,6 +49,7 @@ async def test_lost_reply_of_an_append_never_doubles(log: Log, redis: Any) -> No
     wire.faults.extend([Fault.REPLY_LOST, Fault.LOST])
     _speak(writer, "a", "b")
     await within(writer._catch_up())
+    assert not wire.faults
     _speak(writer, "c")
     await within(writer._catch_up())
     assert await sessions.texts(log) == ["a", "b", "c"]
@@ -100,6 +101,7 @@ async def test_reclaim_survives_a_lost_reply(log: Log, redis: Any) -> None:
     wire.faults.extend([Fault.NONE, Fault.REPLY_LOST])
     _speak(writer, "a")
     await within(writer._catch_up())
+    assert not wire.faults
     assert await sessions.texts(log) == ["a"]
 
 
@@ -251,4 +253,5 @@ async def test_redis_away_only_delays_the_end(log: Log, redis: Any) -> None:
     _speak(writer, "a")
     writer.end(EventType.COMPLETED, END)
     await within(writer.run())
+    assert not wire.faults
     assert (await sessions.types(log))[2:] == ["text.delta", sessions.COMPLETED]

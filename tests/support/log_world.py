@@ -3,12 +3,11 @@ the log."""
 
 import asyncio
 from collections import Counter
-from functools import partial
 from typing import Any
 
 from api.delivery import Events, Gap, Refused
 from api.hub import Hub
-from shared import keys, scripts
+from shared import keys
 from shared.compaction import event_of, split
 from shared.directory import Directory
 from shared.errors import SessionNotFound
@@ -119,7 +118,6 @@ class World:
     async def open(self) -> "World":
         self.wire = await Wire(self.redis, self._check).open()
         self.log = Log(self.wire, RETENTION)
-        self.log._append = partial(scripts.run, self.wire, "generation_append")  # each a call of its own, to be lost
         self._listening = self.redis.pubsub()
         await self._listening.subscribe(keys.live(self.sid))
         await self.hub.directory.refresh_lease(ALIVE, 600_000, "")
