@@ -7,6 +7,7 @@ import pytest
 from tests.bench import fan_out
 from tests.bench.__main__ import main
 from tests.bench.delivery import Run, Shape, Window, measure
+from tests.bench.load import Load, Reader
 from tests.bench.scale import Scale
 from tests.bench.targets import Floor, Holdfast, Target, Unavailable
 
@@ -43,6 +44,16 @@ async def test_an_absent_peer_is_named_with_the_reason() -> None:
     text = fan_out.section_of("Fan-out", Shape(1, 1, 20), runs, absent, {Absent: 1.0}).text()
     assert cells(text, Absent.name)[1] == "not available here: nobody has it"
     assert "NOT MEASURED: a peer that is not here" in text
+
+
+def test_a_sample_notices_what_is_missing_doubled_or_out_of_order() -> None:
+    """Deltas of a session are numbered; one that is cut in two by the network is read when it is whole."""
+    load, reader = Load(), Reader("/", sample=True)
+    load.sample(reader, b'{"text":"@1:1000 and so on"} {"text":"@2:10')
+    load.sample(reader, reader.tail[reader.tail.index(b"@2") :] + b'00 and so on"}')
+    assert (load.broken, len(load.latencies)) == (0, 2)
+    load.sample(reader, b"@4:1000 @4:1000 @5:1000 ")
+    assert load.broken == 2
 
 
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
