@@ -22,14 +22,31 @@ PATH = "/api/chat/stream"
 
 router = APIRouter(tags=["chat"])
 
-Cursor = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="`<session>/<event id>`: resume there, start nothing")
-]
-After = Annotated[str | None, Query(description="The same, where a header cannot be set")]
-KeyHeader = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
-KeyParameter = Annotated[
-    str | None, Query(max_length=255, description="A repeat with it starts nothing: for a cut before the first id")
-]
+
+def _cursor(
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="`<session>/<event id>`: resume there, start nothing")
+    ] = None,
+    after: Annotated[str | None, Query(description="The same, where a header cannot be set")] = None,
+) -> tuple[str, EventId] | None:
+    """Session and cursor; None: there is none. Raises InvalidEventId: a bad cursor must not start a generation."""
+    text = after if last_event_id is None else last_event_id
+    if text is None:
+        return None
+    sid, _, event_id = text.rpartition("/")
+    if not is_session_id(sid):
+        raise InvalidEventId(text)
+    return sid, EventId.parse(event_id)
+
+
+def _key(
+    key: Annotated[
+        str | None,
+        Query(min_length=1, max_length=255, description="Repeats with it start nothing: for a cut before the first id"),
+    ] = None,
+    header: Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)] = None,
+) -> str | None:
+    return key or header
 
 
 def _by_url(
@@ -46,6 +63,8 @@ def _by_url(
 
 
 ByUrl = Annotated[schemas.ChatRequest | None, Depends(_by_url)]
+Cursor = Annotated[tuple[str, EventId] | None, Depends(_cursor)]
+Key = Annotated[str | None, Depends(_key)]
 
 
 @router.post(PATH, response_class=EventStream, status_code=200, responses={**STREAM, **documented_as_json(413, 503)})
@@ -53,18 +72,16 @@ async def ask(
     node: TheNode,
     request: Request,
     by_url: ByUrl,
+    cursor: Cursor,
+    key: Key,
     body: Annotated[schemas.ChatRequest | None, Body()] = None,
-    key: KeyParameter = None,
-    key_header: KeyHeader = None,
-    last_event_id: Cursor = None,
-    after: After = None,
 ) -> EventStream:
     """Ask, and stream the answer. With a cursor: the rest of what was asked before."""
-    if (cursor := _cursor(last_event_id, after)) is not None:
+    if cursor is not None:
         return await _resumed(node, request, *cursor)
     if body is not None and by_url is not None:
         raise InvalidRequest("ask either in the body or by ?message=")
-    return await _asked(node, request, body or by_url, key or key_header)
+    return await _asked(node, request, body or by_url, key)
 
 
 @router.get(PATH, response_class=EventStream, status_code=200, responses={**STREAM, **documented_as_json(503)})
@@ -72,25 +89,26 @@ async def ask_by_url(
     node: TheNode,
     request: Request,
     question: ByUrl,
-    key: KeyParameter = None,
-    key_header: KeyHeader = None,
-    last_event_id: Cursor = None,
-    after: After = None,
+    cursor: Cursor,
+    key: Key,
 ) -> EventStream:
     """The same by URL alone, for a bare EventSource: cut, it resumes; after the end it is told to stop (204)."""
-    if (cursor := _cursor(last_event_id, after)) is not None:
+    if cursor is not None:
         return await _resumed(node, request, *cursor)
-    return await _asked(node, request, question, key or key_header)
+    return await _asked(node, request, question, key)
 
 
 async def _asked(node: Node, request: Request, question: schemas.ChatRequest | None, key: str | None) -> EventStream:
     if question is None:
         raise InvalidRequest("nothing was asked: give ?message=")
+    if request.headers.get("sec-purpose", "").startswith("prefetch"):
+        raise InvalidRequest("nobody has asked yet: a prefetch starts nothing")
     caller = await authenticate(request, question.session)
+    node.hub.streams.check(caller)  # before anything is started that nobody may watch
     commands = Commands(node, caller)
     if question.session is not None:
         turn = await commands.message(question.session, question.next, key)
-        return _stream(node, caller, question.session, turn.last)
+        return _stream(node, caller, question.session, await commands.before(question.session, turn))
     sid, _ = await commands.create(question.first, key)
     return _stream(node, caller, sid, START)
 
@@ -102,14 +120,3 @@ async def _resumed(node: Node, request: Request, sid: str, cursor: EventId) -> E
 def _stream(node: Node, caller: Principal, sid: str, cursor: EventId) -> EventStream:
     delivery = Delivery(node.hub, sid, caller, cursor, follow=False, merge=True)
     return EventStream(delivery.outputs(), node.settings.retry_ms, sid)
-
-
-def _cursor(header: str | None, after: str | None) -> tuple[str, EventId] | None:
-    """Session and cursor; None: there is none. Raises InvalidEventId: a bad cursor must not start a generation."""
-    text = after if header is None else header
-    if text is None:
-        return None
-    sid, _, event_id = text.rpartition("/")
-    if not is_session_id(sid):
-        raise InvalidEventId(text)
-    return sid, EventId.parse(event_id)

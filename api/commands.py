@@ -8,9 +8,9 @@ from pydantic_core import to_json
 
 from api import schemas
 from api.node import Node, Principal, now_ms
-from shared.errors import InvalidRequest, SessionNotFound
+from shared.errors import InvalidRequest, NotTheGeneration, SessionNotFound
 from shared.events import encode
-from shared.ids import generation_before, new_session_id, new_token
+from shared.ids import EventId, generation_before, new_session_id, new_token
 from shared.log import Opened, body_hash
 from shared.log import Stopped as StopOutcome
 from shared.models import check_model
@@ -78,8 +78,13 @@ class Commands:
 
     async def stop(self, sid: str, generation: str) -> StopOutcome:
         """Without a name: the generation of now. A late duplicate of the request must not hit the next one."""
-        current = (await self.view(sid)).generation
-        outcome = await self._node.log.stop(sid, "user", generation or current)
+        view = await self.view(sid)
+        try:
+            outcome = await self._node.log.stop(sid, "user", generation or view.generation)
+        except NotTheGeneration:
+            if generation:
+                raise
+            return StopOutcome("done", view.generation)  # it ended, and the next one began, between the two
         if outcome.outcome == "stopping":
             await self._tell_to_stop(outcome.worker, sid, outcome.generation)
         return outcome
@@ -101,6 +106,11 @@ class Commands:
             worker = view.worker
         await self._node.directory.remove_owned(self._caller, sid)
         await self._tell_to_stop(worker, sid, view.generation)
+
+    async def before(self, sid: str, turn: Opened) -> EventId:
+        """The cursor right before a turn's message; where the log no longer has that, right after it."""
+        _, page = await self._node.log.read(sid, EventId(turn.last.epoch, turn.last.seq - 1), 1)
+        return page[0].before if page and page[0].id == turn.last else turn.last
 
     # -- inside
 

@@ -116,6 +116,8 @@ class Delivery:
                         yield handed.pop()
         except TooManyStreams as error:
             yield Refused(error)
+        finally:
+            self._hub.outage.left(self)
 
     async def _outputs(self) -> AsyncGenerator[Output, None]:
         while (view := await self._view()) is None:
@@ -137,16 +139,19 @@ class Delivery:
                 yield self._final
         except (RedisError, TimeoutError) as error:  # joining failed: the client comes back
             _log.warning("feed could not be joined", session=self._sid, error=str(error))
-            yield Cut()
+            if (output := await self._parting()) is not None:
+                yield output
+            yield self._final or Cut()
 
     async def _view(self) -> int | Refused | None:
         """The generation that is current now; None: Redis is away, ask again."""
         try:
             view = await self._hub.log.view(self._sid)
         except RedisError as error:
-            _log.warning("session could not be read", session=self._sid, error=str(error))
+            self._hub.outage.failed(self, error)
             await asyncio.sleep(REDIS_AWAY_S)
             return None
+        self._hub.outage.passed(self)
         if view is None or view.principal != self._caller:  # an id is no capability
             return Refused(SessionNotFound(self._sid))
         return generation_number(view.generation)
@@ -155,15 +160,28 @@ class Delivery:
         """One output, or None where nothing is to be sent yet."""
         if reader.kicked:
             self._final = Cut()
-            return None
+            return await self._parting()
         if self._on_ring:
             return await self._from_ring(reader)
         try:
-            return await self._from_log(reader)
+            output = await self._from_log(reader)
         except RedisError as error:
-            _log.warning("log could not be read", session=self._sid, error=str(error))
+            self._hub.outage.failed(self, error)
             await asyncio.sleep(REDIS_AWAY_S)
             return KeepAlive()
+        self._hub.outage.passed(self)
+        return output
+
+    async def _parting(self) -> Output | None:
+        """For a client that is sent away before it got anything: a page of the log. It comes back
+        with a cursor then, and no connection was for nothing."""
+        if self._sent:
+            return None
+        try:
+            view, page = await self._hub.read(self._sid, self.cursor, self._count)
+        except RedisError:
+            return None
+        return self._page(page) if decide(self.cursor, view, page, False).verdict is Verdict.SEND else None
 
     # -- the ring
 
@@ -174,8 +192,8 @@ class Delivery:
             self._on_ring = False
             return None
         if events:
-            events = _one_write(events)
-            return self._take(events, merge=self._merge and len(events) >= BEHIND)
+            behind = len(events) >= BEHIND
+            return self._take(_one_write(events), merge=self._merge and behind)
         if not self._caught_up:
             self._caught_up = True
             return CaughtUp(self.cursor)
@@ -259,7 +277,8 @@ class Delivery:
 
     async def _gap(self, reader: Reader, reason: str) -> Output | None:
         await self._hub.settle(reader.feed)  # the ring must not give out what a failover took back
-        view, newest, earliest = await self._hub.log.last_event(self._sid)
+        sharing, log = self._hub.sharing, self._hub.log
+        view, newest, earliest = await sharing.one(("last", self._sid), lambda: log.last_event(self._sid))
         if view is None:
             return None  # the next look says missing
         if not view.live and newest is None:
@@ -267,10 +286,13 @@ class Delivery:
             return None
         over = not view.live and newest is not None
         latest = newest.before if over and newest is not None else view.last
-        transcript = fold(await self._hub.log.events(self._sid, until=latest, joined=True))
+        transcript = await sharing.one(("transcript", self._sid, latest), lambda: self._transcript(latest))
         requested, self.cursor = self.cursor, latest
         _log.info("gap", session=self._sid, reason=reason, requested=str(requested), latest=str(latest))
         return Gap(latest, requested, earliest, reason, transcript)
+
+    async def _transcript(self, until: EventId) -> Transcript:
+        return fold(await self._hub.log.events(self._sid, until=until, joined=True))
 
     # -- both
 

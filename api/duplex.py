@@ -7,7 +7,7 @@ How it was closed says whether to come back:
     1003, 1007, 1009         binary frame, no UTF-8, larger than the limit: the client's fault, do not repeat it
     4400                     malformed cursor or query
     4401, 4403               not authenticated; a page of another origin
-    4404, 4410               unknown session; expired or deleted
+    4404, 4410               unknown or deleted session; expired
 
 Nothing is queued for a slow client: what it was not sent yet is in the log. Commands are carried out one after the
 other, and the socket is not read meanwhile: a flood of them waits in the client.
@@ -21,15 +21,15 @@ from contextlib import aclosing
 
 from fastapi import WebSocket
 from pydantic import ValidationError
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 
 from api.auth import authenticate
 from api.cors import allowed_origin
 from api.delivery import Cut, Delivery, End, Nothing, Output, Refused
 from api.errors import status_of, words_of
 from api.node import Node, Principal
-from shared.errors import HoldfastError, InvalidRequest, OriginNotAllowed, RedisUnavailable, TooMany
-from shared.ids import EventId
+from shared.errors import HoldfastError, InvalidRequest, OriginNotAllowed, RedisUnavailable, TooMany, TooManyStreams
+from shared.ids import START, EventId
 from shared.redis import RedisError
 from shared.tasks import cancel
 from shared.telemetry import get_logger
@@ -58,9 +58,8 @@ class Duplex(ABC):
         self.node = node
         self.caller = caller
         self._socket = socket
-        self._outputs: AsyncGenerator[Output, None]
+        self._outputs: asyncio.Future[AsyncGenerator[Output, None]] = asyncio.get_running_loop().create_future()
         """What the log says; there once a session is followed."""
-        self._followed = asyncio.Event()
         self._command: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -85,29 +84,49 @@ class Duplex(ABC):
             await self._settle()
             await self._close(ended.exception())
         finally:
-            await cancel([hearing, following])
-            await asyncio.gather(hearing, following, return_exceptions=True)  # how the second one ended is no news
+            tasks = [hearing, following, *([self._command] if self._command else [])]
+            await cancel(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)  # how the others ended is no news
 
     async def say(self, *frames: str) -> None:
+        """Raises WebSocketDisconnect where nobody is there any more."""
         for frame in frames:
-            await self._socket.send_text(frame)
+            try:
+                await self._socket.send_text(frame)
+            except WebSocketDisconnected as error:  # another task was told first
+                raise WebSocketDisconnect(1006) from error
 
     def follow(self, sid: str, cursor: EventId, *, merge: bool = True) -> None:
         """Send what follows the cursor, over all turns to come. Once per socket."""
-        self._outputs = Delivery(self.node.hub, sid, self.caller, cursor, follow=True, merge=merge).outputs()
-        self._followed.set()
+        delivery = Delivery(self.node.hub, sid, self.caller, cursor, follow=True, merge=merge)
+        self._outputs.set_result(delivery.outputs())
 
     # -- inside
 
     async def _follow(self) -> None:
-        await self._followed.wait()
-        async with aclosing(self._outputs) as outputs:
+        async with aclosing(await self._begun()) as outputs:
             async for output in outputs:
                 if isinstance(output, Refused):
                     raise refused(output.error)
                 if isinstance(output, Cut | End | Nothing):
-                    raise Closed(RESTART if self.node.hub.draining else LATER)
+                    raise self._cut()
                 await self.say(*self.encode(output))
+
+    async def _begun(self) -> AsyncGenerator[Output, None]:
+        """Wait for a session to follow; the socket counts meanwhile, and can be sent away."""
+        try:
+            async with self.node.hub.lobby(self.caller) as waiting:
+                self._outputs.add_done_callback(lambda _: waiting.feed.wake())
+                while not self._outputs.done():
+                    if waiting.kicked:
+                        raise self._cut()
+                    await waiting.feed.changed()
+        except TooManyStreams as error:
+            raise refused(error) from None
+        return self._outputs.result()
+
+    def _cut(self) -> "Closed":
+        return Closed(RESTART if self.node.hub.draining else LATER)
 
     async def _hear(self) -> None:
         while True:
@@ -163,9 +182,15 @@ async def caller_behind(socket: WebSocket, session: str | None) -> Principal:
     return await authenticate(socket, session)
 
 
+def cursor_of(socket: WebSocket) -> EventId:
+    """Of `?after=`. Raises InvalidEventId."""
+    after = socket.query_params.get("after")
+    return START if after is None else EventId.parse(after)
+
+
 async def close(socket: WebSocket, why: Closed) -> None:
     """Nobody need be there any more."""
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+    with contextlib.suppress(WebSocketDisconnect, WebSocketDisconnected):
         await socket.close(why.code, why.reason)
 
 

@@ -109,7 +109,7 @@ async def _on_validation(_: Request, error: Exception) -> JSONResponse:
 def words_of(error: Mapping[str, Any]) -> str:
     """Place and reason of one error that pydantic found, without the value."""
     place = ".".join(str(part) for part in error["loc"]).encode(errors="replace").decode()
-    return f"{place}: {error['msg']}" if place else str(error["msg"])
+    return f"{place[:200]}: {error['msg']}" if place else str(error["msg"])
 
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:

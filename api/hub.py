@@ -9,11 +9,13 @@ from typing import Any
 
 from api.feed import Feed
 from api.quota import OpenStreams
+from api.sharing import Sharing
 from shared import keys
 from shared.directory import Directory
 from shared.events import Event
 from shared.ids import EventId
 from shared.log import Log
+from shared.outage import Outage
 from shared.reader import Decision, decide
 from shared.redis import RedisError
 from shared.settings import Settings
@@ -61,8 +63,8 @@ class Hub:
         self._empty = asyncio.Event()
         """Nobody is left; meaningful while draining."""
         self._feeds: dict[str, Feed] = {}
-        self._joins: dict[str, asyncio.Task[None]] = {}
-        self._reads: dict[tuple[str, EventId, int], asyncio.Task[tuple[SessionView | None, list[Event]]]] = {}
+        self.sharing = Sharing(self._spawn)
+        self.outage = Outage("the log")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._standing: list[asyncio.Task[Any]] = []
         """Tasks that end only with the node."""
@@ -128,20 +130,31 @@ class Hub:
                 await self._joined(feed)
             yield reader
         finally:
-            self.readers.discard(reader)
-            if self.draining and not self.readers:
-                self._empty.set()
+            self._left(reader)
             feed.readers -= 1
             feed.idle_since = _now()
 
     async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
         """A page of the log. Readers that want the same page at the same time share one read."""
-        key = (sid, cursor, count)
-        task = self._reads.get(key)
-        if task is None:
-            task = self._reads[key] = self._spawn(self.log.read(sid, cursor, count))
-            task.add_done_callback(lambda _: self._reads.pop(key, None))
-        return await asyncio.shield(task)
+        return await self.sharing.one(("page", sid, cursor, count), lambda: self.log.read(sid, cursor, count))
+
+    @contextlib.asynccontextmanager
+    async def lobby(self, principal: str) -> AsyncIterator[Reader]:
+        """For a client that follows nothing yet: counted, and sent away, like the others. Raises TooManyStreams."""
+        reader = Reader(Feed("", 1, 1))
+        reader.kicked = self.draining
+        with self.streams.one(principal):
+            self.readers.add(reader)
+            try:
+                yield reader
+            finally:
+                self._left(reader)
+
+    def _left(self, reader: Reader) -> None:
+        self.readers.discard(reader)
+        self.outage.left(reader)
+        if self.draining and not self.readers:
+            self._empty.set()
 
     async def owner_alive(self, cursor: EventId, view: SessionView | None) -> bool:
         """Asked only where the decision needs it: for a cursor ahead of the log."""
@@ -152,11 +165,7 @@ class Hub:
     # -- joining
 
     async def _joined(self, feed: Feed) -> None:
-        task = self._joins.get(feed.sid)
-        if task is None:
-            task = self._joins[feed.sid] = self._spawn(self._join(feed))
-            task.add_done_callback(lambda _: self._joins.pop(feed.sid, None))
-        await asyncio.shield(task)
+        await self.sharing.one(("join", feed.sid), lambda: self._join(feed))
 
     async def _join(self, feed: Feed) -> None:
         async with asyncio.timeout(self.settings.redis_timeout_s):
@@ -190,7 +199,7 @@ class Hub:
     async def settle(self, feed: Feed) -> None:
         """Look at the log now: a reader found that it does not say what the ring may still hold."""
         self._looking.add(feed.sid)
-        await self._look_until_clean(feed)
+        await self.sharing.one(("settle", feed.sid), lambda: self._look_until_clean(feed))
 
     async def _look_until_clean(self, feed: Feed) -> None:
         async def look(cursor: EventId) -> tuple[SessionView | None, list[Event], Decision]:
@@ -202,7 +211,9 @@ class Hub:
             while feed.dirty:
                 await feed.look(look, _now, self.settings.heal_wait_s, self.settings.replay_page)
         except RedisError as error:
-            _log.warning("feed could not look at the log; the next tick will", session=feed.sid, error=str(error))
+            self.outage.failed(feed.sid, error)  # the next tick looks again
+        else:
+            self.outage.passed(feed.sid)
         finally:
             self._looking.discard(feed.sid)
 
@@ -239,7 +250,9 @@ class Hub:
                     for sids in batches:
                         await self._compare([quiet[sid] for sid in sids])
                 except RedisError as error:
-                    _log.warning("quiet feeds could not be checked", error=str(error))
+                    self.outage.failed("quiet", error)
+                else:
+                    self.outage.passed("quiet")
 
     async def _compare(self, feeds: list[Feed]) -> None:
         heads = await self.log.heads([feed.sid for feed in feeds])
@@ -256,8 +269,9 @@ class Hub:
 
     def _drop_idle(self) -> None:
         for feed in list(self._feeds.values()):
-            if not feed.readers and feed.sid not in self._joins and _now() - feed.idle_since > LINGER_S:
+            if not feed.readers and ("join", feed.sid) not in self.sharing and _now() - feed.idle_since > LINGER_S:
                 del self._feeds[feed.sid]
+                self.outage.left(feed.sid)
                 self._spawn(self._subscriber.unsubscribe(keys.live(feed.sid)))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -268,7 +282,8 @@ class Hub:
 
     def _over(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, (RedisError, TimeoutError)):  # whoever asked has those
             _log.error("a task of the hub failed", task=task.get_name(), error=repr(error))
 
 

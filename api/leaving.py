@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import chat
 from api.errors import error_body
 
 
@@ -13,7 +14,7 @@ class AnswerBeforeLeaving:
     """ASGI middleware: a command that is broken off because the node leaves is answered: come back. It may have been
     carried out; the same key finds out. A stream that has begun is aborted, as a cut.
 
-    Reads pass by it untouched: most of them are streams.
+    Reads pass by it untouched: most of them are streams. The one that starts a generation is a command.
     """
 
     def __init__(self, app: ASGIApp, whole: FastAPI) -> None:
@@ -21,7 +22,7 @@ class AnswerBeforeLeaving:
         self._whole = whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "GET":
+        if scope["type"] != "http" or (scope["method"] == "GET" and scope["path"] != chat.PATH):
             await self._app(scope, receive, send)
             return
         started = False

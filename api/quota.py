@@ -115,11 +115,15 @@ class OpenStreams:
         self._limit = _limit(settings.open_streams, STREAMS, settings.auth == "none")
         self._open: Counter[str] = Counter()
 
+    def check(self, principal: str) -> None:
+        """Whether there is room for one more: asked before something is started for it. Raises TooManyStreams."""
+        if self._limit and self._open[principal] >= self._limit:
+            raise TooManyStreams(f"{self._limit} streams are open", LATER_S)
+
     @contextlib.contextmanager
     def one(self, principal: str) -> Iterator[None]:
         """As long as a stream is open. Raises TooManyStreams."""
-        if self._limit and self._open[principal] >= self._limit:
-            raise TooManyStreams(f"{self._limit} streams are open", LATER_S)
+        self.check(principal)
         self._open[principal] += 1
         try:
             yield

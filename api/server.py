@@ -8,6 +8,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
@@ -15,6 +16,8 @@ from api.delivery import WRITE_BYTES
 from shared.settings import Settings
 
 CLOSE_S = 5.0
+UNSENT_BYTES = 16 << 10
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Http(HttpToolsProtocol):
@@ -31,6 +34,19 @@ class Socket(WebSocketsSansIOProtocol):
 
     frames: list[Any]
     """Pieces of the message that is coming in."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.close_sent:
+            self.close_sent = True  # it would wait for ever
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        await self.writable.wait()
+        if self.close_sent and self.handshake_complete:
+            raise ClientDisconnected
+        await super().send(message)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -111,7 +127,8 @@ class Server(uvicorn.Server):
         timeout_ms = int(self._app.state.node.settings.send_timeout_s * 1000)
         for server in self.servers:
             for listening in server.sockets:
-                _drop_dead_clients(listening, timeout_ms)
+                if listening.family in (socket.AF_INET, socket.AF_INET6):
+                    _set_up(listening, timeout_ms)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is None:
@@ -135,8 +152,14 @@ class Server(uvicorn.Server):
         self.should_exit = True  # what uvicorn's own handler is told, the process dies of in the end; this exits with 0
 
 
-def _drop_dead_clients(listening: Any, timeout_ms: int) -> None:
-    """Inherited by every connection: one whose other end takes nothing for so long is dropped by the system, also where
-    that end is still there and does not read. A connection with nothing to send is noticed by its next keep-alive."""
-    if hasattr(socket, "TCP_USER_TIMEOUT") and listening.family in (socket.AF_INET, socket.AF_INET6):
+def _set_up(listening: Any, timeout_ms: int) -> None:
+    """What every connection inherits.
+
+    One whose other end takes nothing for so long is dropped by the system, also where that end is still there and does
+    not read; one with nothing to send is noticed by its next keep-alive. And the system takes little that it has not
+    sent: what a slow client has still to get waits in the log, where it can be merged, and does not delay its pings.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

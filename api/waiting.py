@@ -7,12 +7,12 @@ from shared.redis import RedisError
 
 
 async def until_over(node: Node, sid: str, generation: str, within_s: float) -> None:
-    """Returns when the generation is over or the time is."""
+    """Returns when the generation is over, or the time is, or the node leaves."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
     try:
         async with node.hub.reading(sid) as reader:
-            while (left := deadline - loop.time()) > 0:
+            while not reader.kicked and (left := deadline - loop.time()) > 0:
                 seen = reader.feed.last
                 view = await node.log.view(sid)
                 if view is None or not view.live or view.generation != generation:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, WebSocket
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from api import replies, schemas
@@ -13,12 +13,14 @@ from api.commands import Commands
 from api.delivery import Output
 from api.dialects import packets
 from api.dialects.packets import Ref
-from api.duplex import Duplex, admitted, caller_behind
+from api.duplex import Duplex, admitted, caller_behind, cursor_of
 from api.node import Node, node_of
 from shared.errors import HoldfastError, InvalidJson, InvalidRequest, SessionNotFound, UnknownFrame
-from shared.ids import START, EventId, is_session_id
+from shared.ids import is_session_id
 
 router = APIRouter()
+
+_BOOL = TypeAdapter(bool)
 
 
 class Envelope(BaseModel):
@@ -27,12 +29,12 @@ class Envelope(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     type: str
-    ref: Annotated[str, Field(max_length=200)] | int | None = None
+    ref: Annotated[str, Field(max_length=200)] | StrictInt | None = None
     key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     """Like the header Idempotency-Key."""
 
 
-class Session(Duplex):
+class SessionSocket(Duplex):
     """One session, followed over its turns."""
 
     def __init__(self, node: Node, caller: Principal, socket: WebSocket, sid: str) -> None:
@@ -88,7 +90,8 @@ def _object(text: str) -> dict[str, Any]:
 def _ref(value: Mapping[str, Any]) -> Ref:
     """Known also where the rest of the frame is wrong: the client must learn which of its commands failed."""
     ref = value.get("ref")
-    return ref if isinstance(ref, int) or (isinstance(ref, str) and len(ref) <= 200) else None
+    known = isinstance(ref, int) and not isinstance(ref, bool)
+    return ref if known or (isinstance(ref, str) and len(ref) <= 200) else None
 
 
 @router.websocket("/v1/sessions/{sid}/ws")
@@ -97,12 +100,14 @@ async def session_socket(socket: WebSocket, sid: str) -> None:
     async with admitted(socket):
         if not is_session_id(sid):
             raise SessionNotFound(sid)
-        session = Session(node_of(socket), await caller_behind(socket, sid), socket, sid)
-        session.follow(sid, cursor_of(socket), merge=socket.query_params.get("merge") != "0")
+        session = SessionSocket(node_of(socket), await caller_behind(socket, sid), socket, sid)
+        session.follow(sid, cursor_of(socket), merge=_merge(socket))
         await session.run()
 
 
-def cursor_of(socket: WebSocket) -> EventId:
-    """Of `?after=`. Raises InvalidEventId."""
-    after = socket.query_params.get("after")
-    return START if after is None else EventId.parse(after)
+def _merge(socket: WebSocket) -> bool:
+    """As over SSE."""
+    try:
+        return _BOOL.validate_python(socket.query_params.get("merge", "1"))
+    except ValidationError:
+        raise InvalidRequest("merge must be 0 or 1") from None

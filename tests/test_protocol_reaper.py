@@ -200,7 +200,7 @@ async def test_index_before_the_session_changes(turn: str, log: Log, redis: Any,
         async def crash(*_: Any, **__: Any) -> Any:
             raise RedisConnectionError("the node crashed here")
 
-        node.log.create = node.log.message = crash  # type: ignore[assignment,method-assign]
+        node.log.create = node.log.message = crash  # type: ignore[method-assign]
         commands = Commands(node, "anonymous")
         created = schemas.CreateSession(id=SID, model="demo/echo", input="x")
         asked = commands.create(created, None) if turn == "create" else None

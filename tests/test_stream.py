@@ -335,13 +335,15 @@ async def _misconfigured(**_: Any) -> Any:
 
 
 async def test_a_reader_that_comes_while_the_node_drains_is_sent_away(redis_url: str, log: Log) -> None:
-    """It was not there when the others were told to go, and must not hold the node up."""
+    """It was not there when the others were told to go, and must not hold the node up; nor does it come for nothing."""
     async with live_node(redis_url) as node:
         sid, _ = await claimed(node, log)
         node.node.hub.drain()
         async with SSE(node.url, events_path(sid)) as stream:
+            frames = stream.frames()
+            assert [(await anext(frames)).type for _ in range(2)] == ["message", "generation.started"]
             with pytest.raises(Severed):
-                await anext(stream.frames())
+                await anext(frames)
 
 
 async def test_a_replay_of_large_events_is_many_small_writes(node: LiveNode, log: Log) -> None:

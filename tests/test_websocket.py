@@ -303,7 +303,7 @@ async def test_a_quiet_socket_is_kept_alive(redis_url: str, log: Log) -> None:
 async def test_a_slow_socket_gets_merged_frames(redis_url: str, log: Log, ring_bytes: int) -> None:
     """Two thousand deltas while it does not read: it gets all of the text, in few frames; none was queued for it."""
     held = await sessions.started(log)
-    texts = [f"{n:04} " + "kelp " * 400 for n in range(DELTAS)]
+    texts = [f"{n:04} " + "kelp " * 60 for n in range(DELTAS)]
     last = f"{held.epoch}-{DELTAS + 1}"
     async with (
         live_node(redis_url, ring_bytes=ring_bytes, ring_events=2 * DELTAS) as node,

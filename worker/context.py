@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from shared.directory import Directory
 from shared.jobs import JobQueue
 from shared.log import Log
+from shared.outage import Outage
 from shared.settings import Settings
 from shared.tasks import cancel
 from worker.budget import Budget
 from worker.compacting import Compacting
-from worker.outage import Outage
 from worker.providers.registry import Providers
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from arq.connections import ArqRedis
 from arq.worker import Worker, func
 
 from shared import jobs, keys
+from shared.outage import Outage
 from shared.redis import RedisError
 from shared.tasks import cancel, within
 from shared.telemetry import get_logger
 from worker.context import WorkerContext
-from worker.outage import Outage
 from worker.run import run_generation
 
 _log = get_logger(__name__)

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from shared.events import TERMINALS, EventType, encode
 from shared.ids import new_token
 from shared.log import Appended, Log
+from shared.outage import Outage
 from shared.redis import RedisError, transient
 from shared.telemetry import get_logger
 from worker.budget import ENTRY_BYTES, Share
-from worker.outage import Outage
 
 _log = get_logger(__name__)
 

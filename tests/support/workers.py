@@ -15,7 +15,7 @@ from worker import pipelines
 from worker.budget import Budget
 from worker.context import WorkerContext
 from worker.main import open_context
-from worker.outage import Outage
+from shared.outage import Outage
 from worker.run import run_generation
 from worker.writer import Batching, Pen, Writer
 
