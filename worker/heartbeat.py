@@ -8,12 +8,16 @@ from shared.events import encode
 from shared.redis import RedisError
 from shared.tasks import within
 from shared.telemetry import get_logger
+from shared.views import SessionView
 from worker.context import WorkerContext
+from worker.holding import Holding
 
 _log = get_logger(__name__)
 
 RETRY_S = 0.25
 END_S = 1.0
+VIEWS = 500
+"""Sessions looked at in one round trip."""
 
 
 class Contact:
@@ -68,28 +72,36 @@ async def listen(context: WorkerContext) -> None:
     """Looks for what was asked of this worker's generations, until cancelled. Apart from the lease, which must not wait
     for it."""
     while True:
-        try:
-            await _hear_requests(context)
-            context.outage.passed("requests")
-        except RedisError as error:
-            context.outage.failed("requests", error)
+        await _hear_requests(context)
         await asyncio.sleep(context.settings.heartbeat_s)
 
 
 async def _hear_requests(context: WorkerContext) -> None:
     """Stops and answers are stored with the session; an announcement that was lost costs no more than one heartbeat."""
-    holdings = [(token, held) for token, held in context.held.items() if held is not None]
-    if not holdings:
+    held: dict[str, list[tuple[str, Holding]]] = {}
+    for token, holding in context.held.items():
+        if holding is not None:  # one that lingers, and the next one of its session, may both be here
+            held.setdefault(holding.sid, []).append((token, holding))
+    for batches in context.log.by_server(list(held), VIEWS):
+        try:
+            for sids in batches:
+                for sid, view in zip(sids, await context.log.views(sids), strict=True):
+                    for token, holding in held[sid]:
+                        _hear(token, holding, view)
+        except RedisError as error:  # of one server; the others are asked nevertheless
+            context.outage.failed("requests", error)
+        else:
+            context.outage.passed("requests")
+
+
+def _hear(token: str, held: Holding, view: SessionView | None) -> None:
+    if view is None or view.token != token:
+        held.check()  # deleted, taken over, or rolled back by a failover: the writer finds out which
         return
-    views = await context.log.views([held.sid for _, held in holdings])
-    for (token, held), view in zip(holdings, views, strict=True):
-        if view is None or view.token != token:
-            held.check()  # deleted, taken over, or rolled back by a failover: the writer finds out which
-            continue
-        if view.stop == held.generation:
-            held.stop()
-        if view.answer:
-            held.answer(view.answer)
+    if view.stop == held.generation:
+        held.stop()
+    if view.answer:
+        held.answer(view.answer)
 
 
 async def end(context: WorkerContext) -> None:

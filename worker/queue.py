@@ -16,8 +16,8 @@ from worker.run import run_generation
 
 _log = get_logger(__name__)
 
-WAIT_S = 1.0
-"""Longest wait for a job in one go. Below the timeout of the connection's reads."""
+WAIT_S = 0.5
+"""Longest wait for a job in one go. Well below the shortest timeout of a connection's reads that a setting allows."""
 REDIS_AWAY_S = 0.25
 CONNECTIONS = 8
 LONGEST_S = 7 * 86_400

@@ -31,7 +31,7 @@ def encode_output(output: Output) -> list[str]:
     """The frames of one output; none for those that are ends."""
     match output:
         case Events(events):
-            return [_of(event) for event in events]
+            return [_of(event) for event in events if event.type != EventType.PROVIDER_RUN]
         case KeepAlive():
             return [_frame("keep_alive")]
         case CaughtUp(last):
