@@ -1,5 +1,9 @@
 """The benchmarks run, and would notice what they are there to notice: a small round of two scenarios."""
 
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,21 @@ async def test_every_reader_gets_every_delta_and_its_cost_is_told() -> None:
         assert (run.missing, run.extra, run.broken) == (0, 0, 0)
         assert run.windows[0].node_us > 0
         assert len(run.latencies) == sum(run.said) * 5
+
+
+class Mortal(Floor):
+    name = "a peer that dies"
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        await super().start(stack)
+        asyncio.get_running_loop().call_later(1.0, os.kill, self.producer.pid, signal.SIGKILL)
+
+
+async def test_a_peer_that_falls_over_is_named_and_the_others_go_on() -> None:
+    """What a peer cannot carry is a result: the table says so."""
+    runs, fallen = await measure([Holdfast, Mortal], Shape(1, 2, 20), Scale(1, 1.0, 2))
+    assert fallen == {Mortal.name: "fell over at 20 events/s for each of its readers"}
+    assert [len(run.windows) for run in runs.values()] == [2]
 
 
 async def test_an_absent_peer_is_named_with_the_reason() -> None:

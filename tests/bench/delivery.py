@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
+import psutil
+
 from tests.bench.child import Child, cpu_seconds, sids_of
 from tests.bench.crowd import open_files
 from tests.bench.report import percentile
@@ -18,6 +20,10 @@ WARM_UP_S = 0.5
 SAMPLES = 10
 DRAIN_S = 30.0
 """How long a server that was overrun may take until everything is there."""
+
+
+class Fallen(Exception):
+    """A server, or its producer, ended under what was asked of it."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +111,25 @@ class Stage:
         return stage
 
     async def window(self, seconds: float) -> None:
-        """Measure while deltas are said, then wait until every reader has every one."""
+        """Measure while deltas are said, then wait until every reader has every one. Raises Fallen."""
+        try:
+            await self._window(seconds)
+        except (EOFError, ProcessLookupError, psutil.NoSuchProcess, ConnectionError) as error:
+            raise Fallen(f"fell over at {self.shape.rate:g} events/s for each of its readers") from error
+
+    async def _window(self, seconds: float) -> None:
         saying = asyncio.create_task(
             self.run.target.producer.ask("say", rate=self.shape.rate, seconds=seconds + WARM_UP_S * 1.5)
         )
-        await asyncio.sleep(WARM_UP_S)
-        before = await self._mark()
-        await asyncio.sleep(seconds)
-        after = await self._mark()
-        said = await saying
+        try:
+            await asyncio.sleep(WARM_UP_S)
+            before = await self._mark()
+            await asyncio.sleep(seconds)
+            after = await self._mark()
+            said = await saying
+        finally:
+            saying.cancel()
+            await asyncio.wait([saying])
         taken = [b - a for a, b in zip(before, after, strict=True)]
         elapsed, total, node, redis, producer, load = taken
         micro = 1e6 / max(1.0, total)
@@ -147,7 +163,7 @@ class Stage:
 async def measure(
     kinds: Sequence[type[Target]], shape: Shape, scale: Scale
 ) -> tuple[dict[type[Target], Run], Mapping[str, str]]:
-    """All of them are up at the same time, and take turns; gives what was measured, and who is not here and why."""
+    """All of them are up at the same time, and take turns; gives what was measured, and of whom nothing was, and why."""
     absent: dict[str, str] = {}
     stages: dict[type[Target], Stage] = {}
     async with AsyncExitStack() as stack:
@@ -156,8 +172,12 @@ async def measure(
             with _unavailable(kind, absent):
                 stages[kind] = await Stage.open(stack, kind, shape)
         for _ in range(scale.rounds):
-            for stage in stages.values():
-                await stage.window(scale.seconds)
+            for kind, stage in list(stages.items()):
+                try:
+                    await stage.window(scale.seconds)
+                except Fallen as how:
+                    absent[kind.name] = str(how)
+                    del stages[kind]
         return {kind: stage.run for kind, stage in stages.items()}, absent
 
 
@@ -166,4 +186,4 @@ def _unavailable(kind: type[Target], absent: dict[str, str]) -> Iterator[None]:
     try:
         yield
     except Unavailable as why:
-        absent[kind.name] = str(why)
+        absent[kind.name] = f"not available here: {why}"

@@ -75,7 +75,7 @@ def section_of(
     for run in runs.values():
         section.rows.append(_row(run, own))
     for name, why in absent.items():
-        section.rows.append([name, f"not available here: {why}", *[""] * (len(HEAD) - 2)])
+        section.rows.append([name, why, *[""] * (len(HEAD) - 2)])
     for kind, goal in goals.items():
         section.remarks.append(_verdict(kind, goal, runs, own))
     section.remarks += _checks(runs)
