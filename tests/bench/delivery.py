@@ -163,7 +163,7 @@ class Stage:
 async def measure(
     kinds: Sequence[type[Target]], shape: Shape, scale: Scale
 ) -> tuple[dict[type[Target], Run], Mapping[str, str]]:
-    """All of them are up at the same time, and take turns; gives what was measured, and of whom nothing was, and why."""
+    """All of them are up at the same time, and take turns; gives what was measured, and who has no figures, and why."""
     absent: dict[str, str] = {}
     stages: dict[type[Target], Stage] = {}
     async with AsyncExitStack() as stack:
