@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     """Redis of the job queue, no Cluster. Empty: the same as redis_url, where that is none."""
     redis_connections: int = Field(4, ge=2, le=100)
     """Most connections of one process for commands. Subscriptions and the queue take a few more."""
-    redis_timeout_s: float = Field(5.0, ge=1)
+    redis_timeout_s: float = Field(5.0, gt=0)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)

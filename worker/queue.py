@@ -16,8 +16,8 @@ from worker.run import run_generation
 
 _log = get_logger(__name__)
 
-WAIT_S = 0.5
-"""Longest wait for a job in one go. Well below the shortest timeout of a connection's reads that a setting allows."""
+WAIT_S = 1.0
+"""Longest wait for a job in one go, where the timeout of the connection's reads leaves room for it."""
 REDIS_AWAY_S = 0.25
 CONNECTIONS = 8
 LONGEST_S = 7 * 86_400
@@ -32,8 +32,9 @@ class WakingWorker(Worker):
     log, not the queue, knows who runs it.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, wait_s: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._wait_s = wait_s
         self._outage = Outage("the queue")
         self._popping: asyncio.Task[Any] | None = None
         """What asks the queue. Outlives `main`: a job that is on its way to this worker must not be lost."""
@@ -57,7 +58,7 @@ class WakingWorker(Worker):
     async def _take(self) -> bool:
         """Wait a while for a job; True if one was started. It then releases the semaphore when it is over."""
         pool: Any = self.pool
-        self._popping = asyncio.create_task(pool.execute_command("BZPOPMIN", keys.QUEUE, WAIT_S))
+        self._popping = asyncio.create_task(pool.execute_command("BZPOPMIN", keys.QUEUE, self._wait_s))
         found = await asyncio.shield(self._popping)
         self._popping = None
         if found is None:
@@ -99,6 +100,7 @@ def build_worker(context: WorkerContext, pool: ArqRedis) -> WakingWorker:
         await run_generation(context, sid, generation)
 
     return WakingWorker(
+        min(WAIT_S, settings.redis_timeout_s / 2),
         functions=[func(generate, name=jobs.FUNCTION)],  # type: ignore[arg-type]
         queue_name=keys.QUEUE,
         redis_pool=pool,
