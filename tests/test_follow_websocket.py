@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from itertools import cycle
-from typing import Any
 
 import httpx
 import pytest
@@ -97,30 +95,6 @@ async def test_a_late_stop_does_not_hit_the_next_turn(nodes: list[str]) -> None:
         with pytest.raises(Refused) as refused:
             await speaker.call("stop", {"generation": "g1"})
         assert refused.value.code == "other_generation"
-
-
-async def test_a_stop_names_the_generation_its_sender_saw() -> None:
-    """Unless a message is under way: what is to be stopped then is its answer, which has no name yet."""
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=8)
-
-    async def mute(socket: ServerConnection) -> None:
-        await socket.send('{"id":"5-1","type":"generation.started","data":{"generation":"g7","attempt":1}}')
-        async for frame in socket:
-            heard.put_nowait(json.loads(frame))
-
-    async with serve(mute, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        async with follower(f"http://127.0.0.1:{port}", "s1", transport="websocket") as speaker:
-            await speaker.until(lambda: bool(speaker.ids))
-            speaker.begin("stop")
-            speaker.begin("send", "and?", {"interrupt": True})
-            speaker.begin("stop")
-            frames = [await asyncio.wait_for(heard.get(), 20) for _ in range(3)]
-    assert [(frame["type"], frame.get("generation")) for frame in frames] == [
-        ("stop", "g7"),
-        ("message", None),
-        ("stop", None),
-    ]
 
 
 async def test_the_first_answer_wins(nodes: list[str]) -> None:

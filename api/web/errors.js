@@ -2,6 +2,14 @@
 const REFUSED = new Set([400, 401, 403, 404, 410, 422]);
 export const isRefused = (status) => REFUSED.has(status);
 
+/** Worth another try of the same request: overload and trouble on the server's side. Everything else is an answer. */
+export const isPassing = (status) => status === 408 || status === 425 || status === 429 || status >= 500;
+/** The same by the error codes of a socket's frames, which bear no status. */
+const PASSING = new Set([
+  "authentication_unavailable", "internal", "rate_limited", "redis_unavailable", "too_many_sessions", "too_many_streams",
+]);
+export const isPassingCode = (code) => PASSING.has(code);
+
 /** Anything Holdfast refuses or cannot do, with the code the API uses on the wire. */
 export class HoldfastError extends Error {
   /**

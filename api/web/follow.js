@@ -36,9 +36,9 @@
  */
 
 import { backoff, pause } from "./backoff.js";
+import { Commands } from "./commands.js";
 import { HoldfastError } from "./errors.js";
 import { Final } from "./final.js";
-import { newKey } from "./key.js";
 import { Outbox } from "./outbox.js";
 import { overSocket } from "./over-socket.js";
 import { overSse } from "./over-sse.js";
@@ -80,15 +80,17 @@ export class Follower {
   #notBefore = 0;
   /** Whether the last event of the log seen here ended a generation; undefined before the first one. */
   #ended;
-  /** Name of the newest generation that was heard of here. */
-  #generation;
+  /** What the consumer threw, as `{error}`. */
+  #thrown = null;
   #outbox = new Outbox();
+  #commands;
 
   constructor(client, id, options) {
     this.#client = client;
     this.#id = id;
     this.#options = { follow: true, merge: true, transport: client.transport, onEvent() {}, onState() {}, ...options };
     if (!Object.hasOwn(TRANSPORTS, this.#options.transport)) throw new TypeError(`no transport ${this.#options.transport}`);
+    this.#commands = new Commands(client, id, this.#options.transport === "websocket" ? this.#outbox : null);
     this.cursor = options.after ?? null;
     this.done = this.#run();
     // Looking at `done` is optional: states tell the same.
@@ -100,7 +102,7 @@ export class Follower {
     return this.#state;
   }
 
-  /** Stop following. Does not stop the generation. */
+  /** Stop following; nothing is told any more. Does not stop the generation. */
   close() {
     this.#closed.abort();
     this.#attempt.abort();
@@ -119,37 +121,31 @@ export class Follower {
    * Say the next thing. Like the other commands it goes over the socket that is followed (after a cut over the next one,
    * with the same key, so that it is carried out once), and by HTTP where events come over SSE.
    * @param {string} input
-   * @param {{interrupt?: boolean, model?: string, options?: object, idempotencyKey?: string}} [more] see Holdfast.send
+   * @param {{interrupt?: boolean, model?: string, options?: object, idempotencyKey?: string, signal?: AbortSignal}} [more] see Holdfast.send
    * @returns {Promise<import("./holdfast.js").Started>} rejects with HoldfastError, over a socket also with `closed`
    *   when the following is over
    */
-  async send(input, { idempotencyKey = newKey(), ...more } = {}) {
-    const started = this.#overSocket
-      ? await this.#outbox.post({ type: "message", key: idempotencyKey, input, ...more })
-      : await this.#client.send(this.#id, input, { idempotencyKey, ...more });
-    this.#generation = started.generation;
-    return started;
+  send(input, more) {
+    return this.#commands.send(input, more);
   }
 
-  /** Stop the generation that runs; what was said stays. Rejects with `other_generation` when another one runs by now. */
-  stop({ generation = this.#stoppable, wait_s } = {}) {
-    const what = { generation, wait_s };
-    return this.#overSocket ? this.#outbox.post({ type: "stop", ...what }) : this.#client.stop(this.#id, what);
+  /**
+   * Stop the generation that runs; what was said stays. With messages on their way it waits for their answers: meant is
+   * what they open. Rejects with `other_generation` when another one runs by now.
+   * @param {{generation?: string, wait_s?: number, signal?: AbortSignal}} [what]
+   */
+  stop(what) {
+    return this.#commands.stop(what);
   }
 
-  /** Answer a question. The first answer wins; a later one rejects with `question_gone`. */
-  answer(question, text) {
-    if (!this.#overSocket) return this.#client.answer(this.#id, question, text);
-    return this.#outbox.post({ type: "answer", key: newKey(), question, text });
-  }
-
-  get #overSocket() {
-    return this.#options.transport === "websocket";
-  }
-
-  /** Named, so that a repeat cannot hit a later generation; but what comes after a message under way means its answer. */
-  get #stoppable() {
-    return this.#outbox.awaits("message") ? undefined : this.#generation;
+  /**
+   * Answer a question. The first answer wins; a later one rejects with `question_gone`.
+   * @param {string} question its id
+   * @param {string} text
+   * @param {{signal?: AbortSignal}} [more]
+   */
+  answer(question, text, more) {
+    return this.#commands.answer(question, text, more);
   }
 
   async #run() {
@@ -175,10 +171,17 @@ export class Follower {
     this.#lastHeard = Date.now();
     this.#notBefore = 0;
     this.#failures++;
+    const over = await this.#end(attempt.signal, guard);
+    if (this.#thrown) throw this.#thrown.error;
+    return over;
+  }
+
+  async #end(signal, guard) {
     try {
-      return await TRANSPORTS[this.#options.transport](this.#line(attempt.signal, guard));
+      const connection = TRANSPORTS[this.#options.transport](this.#line(signal, guard));
+      return await Promise.race([connection, aborted(signal)]);
     } catch (error) {
-      if (error instanceof Final) throw error.cause;
+      if (error instanceof Final && !this.#closed.signal.aborted) throw error.cause;
       return false;
     } finally {
       guard.stop();
@@ -189,39 +192,40 @@ export class Follower {
   #line(signal, guard) {
     const follower = this;
     const { follow, merge } = this.#options;
+    const current = (act) => (told) => signal.aborted || act(told);
     return {
       client: this.#client, id: this.#id, path: this.#client.path(this.#id), follow, merge, cursor: this.cursor, outbox: this.#outbox, signal,
       get ended() { return follower.#ended; },
-      live: () => this.#report("live"),
-      heard: () => {
+      live: current(() => this.#report("live")),
+      heard: current(() => {
         this.#lastHeard = Date.now();
         guard.reset();
-      },
-      event: (event) => this.#take(event),
-      retry: (ms) => { this.#retryMs = ms; },
-      wait: (ms) => { this.#notBefore = ms; },
+      }),
+      event: current((event) => this.#take(event)),
+      retry: current((ms) => { this.#retryMs = ms; }),
+      wait: current((ms) => { this.#notBefore = ms; }),
       isOver: () => this.#isOver(signal),
     };
   }
 
   #take(event) {
-    if (this.#closed.signal.aborted) return;
+    const { type, id } = event;
+    this.#failures = 0;
+    this.#commands.heard(event);
     try {
       this.#options.onEvent(event);
     } catch (error) {
       // Going on would leave the consumer with a hole it does not know of.
+      this.#thrown = { error };
       throw new Final(error);
     }
-    const { type, data, id } = event;
-    this.#failures = 0;
-    this.#generation = data?.generation ?? data?.transcript?.messages.at(-1)?.generation ?? this.#generation;
     if (!id) return;
     this.cursor = id;
     this.#ended = Object.hasOwn(TERMINALS, type);
   }
 
   async #isOver(signal) {
-    const { state, last_event_id } = await this.#client.show(this.#id);
+    const { state, last_event_id } = await this.#client.show(this.#id, { signal });
     return !signal.aborted && Object.values(TERMINALS).includes(state) && last_event_id === this.cursor;
   }
 
@@ -238,7 +242,7 @@ export class Follower {
   }
 
   #report(state, info = {}) {
-    if (state === this.#state) return;
+    if (state === this.#state || this.#closed.signal.aborted) return;
     this.#state = state;
     this.#options.onState(state, info);
   }
@@ -258,4 +262,12 @@ export class Follower {
       signal?.removeEventListener("abort", close);
     };
   }
+}
+
+/** Resolves to false, as a connection that ended, when it is given up: also where it does not listen to that. */
+function aborted(signal) {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve(false);
+    signal.addEventListener("abort", () => resolve(false));
+  });
 }

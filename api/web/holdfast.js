@@ -12,7 +12,7 @@
  */
 
 import { backoff, pause, retryAfter } from "./backoff.js";
-import { HoldfastError } from "./errors.js";
+import { HoldfastError, isPassing } from "./errors.js";
 import { Follower } from "./follow.js";
 import { newKey } from "./key.js";
 
@@ -81,8 +81,8 @@ export class Holdfast {
   }
 
   /** `{id, state, generation, attempt, model, created, last_event_id, expired, messages, usage, …}` of a session. */
-  show(sessionId) {
-    return this.#request("GET", this.path(sessionId));
+  show(sessionId, { signal } = {}) {
+    return this.#request("GET", this.path(sessionId), { signal });
   }
 
   /**
@@ -144,6 +144,7 @@ export class Holdfast {
   /** One request with the common headers, for whoever needs the raw response. */
   async open(method, where, { headers = {}, ...init } = {}) {
     const common = typeof this.headers === "function" ? await this.headers() : this.headers;
+    init.signal?.throwIfAborted();
     const all = new Headers(common);
     for (const [name, value] of Object.entries(headers)) all.set(name, value);
     return this.fetch(this.base + where, { method, headers: all, cache: "no-store", ...init });
@@ -179,9 +180,6 @@ export class Holdfast {
     }
   }
 }
-
-/** Worth another try: overload and trouble on the server's side. Everything else is an answer. */
-const isPassing = (status) => status === 408 || status === 425 || status === 429 || status >= 500;
 
 async function read(response) {
   const text = await response.text();

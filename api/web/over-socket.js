@@ -1,18 +1,8 @@
 /** One connection of a Follower as a WebSocket: events come in, commands go out. */
 
+import { afterClose, nameOfClose } from "./close-codes.js";
 import { HoldfastError, isRefused } from "./errors.js";
 import { Final, parse } from "./final.js";
-
-/**
- * Close codes after which coming back cannot help: what was sent is at fault, or (44xx: an HTTP status with 4 before
- * it) the session is. The reason names the error. All other codes are passing trouble.
- */
-const FAULTS = new Set([1003, 1007]);
-const isFinal = (code) => FAULTS.has(code) || (code >= 4400 && code <= 4499);
-/** A command was larger than the server takes. Without that command, following can go on. */
-const TOO_LARGE = 1009;
-/** Error codes for closes by the server's protocol layer, whose reasons are prose. */
-const NAMES = { 1003: "binary_frame", 1007: "invalid_utf8", 1009: "frame_too_large" };
 
 /** A browser tells of an error and of the close in one go; Node, where no connection came about, tells of the error alone. */
 const CLOSED_WITHIN_MS = 50;
@@ -26,7 +16,10 @@ const REPLIES = new Set(["reply", "error", "pong"]);
  * @returns {Promise<boolean>} whether nothing more will come. Rejects with Final
  */
 export async function overSocket(line) {
-  const socket = dial(line, await token(line));
+  const credential = await token(line);
+  // An abort from before there is anything to listen to it.
+  if (line.signal.aborted) return false;
+  const socket = dial(line, credential);
   return new Promise((resolve, reject) => {
     const listening = new AbortController();
     const on = (target, name, act) => target.addEventListener(name, act, { signal: listening.signal });
@@ -98,11 +91,12 @@ function reader(line, end) {
 
 /** Nothing more will come? Throws Final where there is no coming back. */
 function closed({ outbox }, code, reason) {
-  const name = NAMES[code] ?? (reason || `closed_${code}`);
+  const name = nameOfClose(code, reason);
   const status = code >= 4400 ? code - 4000 : 0;
   const error = new HoldfastError(name, `The server closed the connection: ${reason || name}`, status);
-  if (isFinal(code)) throw new Final(error);
-  if (code === TOO_LARGE) outbox.refuse(error);
+  const then = afterClose(code);
+  if (then === "never") throw new Final(error);
+  if (then === "again without") outbox.refuse(error);
   return false;
 }
 

@@ -17,7 +17,7 @@ WITHIN_S = 60
 
 
 class Refused(Exception):
-    """A command was rejected; `code` is that of the HoldfastError."""
+    """A command was rejected; `code` is that of the HoldfastError, or the name of another error."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -34,6 +34,8 @@ class Follower:
         self.events: list[dict[str, Any]] = []
         """As they were handed out: `{type, data, id?}`."""
         self.states: list[str] = []
+        self.asked: list[str] = []
+        """URLs of requests and sockets."""
         self._replies: dict[int, dict[str, Any]] = {}
         self._over: dict[str, Any] | None = None
 
@@ -58,7 +60,7 @@ class Follower:
         return await self.reply(self.begin(method, *given))
 
     def begin(self, method: str, *given: object) -> int:
-        """Call a method; its outcome is asked for with `reply`."""
+        """Call a method; its outcome is asked for with `reply`. `call("abort", name)` aborts `{"signal": name}`."""
         assert self._process.stdin is not None
         self._calls += 1
         self._process.stdin.write(json.dumps([self._calls, method, *given]).encode() + b"\n")
@@ -90,6 +92,8 @@ class Follower:
             self.events.append(what["event"])
         elif "state" in what:
             self.states.append(what["state"])
+        elif "asked" in what:
+            self.asked.append(what["asked"])
         elif "reply" in what:
             self._replies[what["reply"]] = what
         else:
@@ -101,7 +105,8 @@ async def follower(base: str, session: str, **options: Any) -> AsyncIterator[Fol
     """Follow until the block ends.
 
     `options` are those of `follow`. Besides: `headers` of the client; `eager`: reconnect without waiting; `clock`: no
-    timer runs but by `call("tick", ms)`.
+    timer runs but by `call("tick", ms)`; `closed`: closed in the tick it began in; `tokens`: its client's
+    headers are known `later` or `never`; `spoil`: its consumer closes it at the first event and throws.
     """
     process = await asyncio.create_subprocess_exec(
         node(), str(DRIVER), str(MODULE), base, session, json.dumps(options), stdin=PIPE, stdout=PIPE, limit=LINE_BYTES
