@@ -11,7 +11,7 @@ run: $(STAMP)
 	@exec $(BIN)/holdfast dev
 
 test: $(STAMP_TEST)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP_TEST)
 	$(BIN)/ruff check .

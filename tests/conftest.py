@@ -1,5 +1,6 @@
 """Fixtures every test may use. Each test has a Redis of its own that is empty."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -9,6 +10,18 @@ from shared.directory import Directory
 from shared.log import Log, Retention
 from shared.redis import connect
 from tests.support.redis_server import RedisServer, redis_server
+
+LONG = ("test_log_property", "test_deploy", "test_chaos", "test_interrupt", "test_takeover", "test_redis_faults_failover")
+"""Files that would keep one process busy after all others are done. They are begun first."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: more processes than processors, since many tests wait for processes that start, leave or are lost."""
+    return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session")

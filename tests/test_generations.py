@@ -257,11 +257,11 @@ BREAKS = {
     "reset": Break(steps(RESET), "connection_lost"),
     "no JSON": Break(steps(b"event: message_delta\ndata: {oops\n\n"), "malformed"),
     "no object": Break(steps(block("[1]", "message_delta")), "malformed"),
-    "silence": Break(steps(STALL), "idle_timeout", changes={"idle_timeout_s": 0.1}),
-    "too late": Break(steps(STALL), "timeout", changes={"generation_timeout_s": 0.3}),
+    "silence": Break(steps(STALL), "idle_timeout", changes={"idle_timeout_s": 1.0}),
+    "too late": Break(steps(STALL), "timeout", changes={"generation_timeout_s": 1.0}),
     "clean end, nothing said": Break(steps(), "truncated", before=""),
     "severed, nothing said": Break(steps(SEVER), "connection_lost", before=""),
-    "silence, nothing said": Break(steps(STALL), "idle_timeout", before="", changes={"idle_timeout_s": 0.1}),
+    "silence, nothing said": Break(steps(STALL), "idle_timeout", before="", changes={"idle_timeout_s": 1.0}),
 }  # fmt: skip
 
 

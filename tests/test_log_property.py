@@ -263,7 +263,7 @@ def test_log_property(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         lambda: LogMachine(redis_url),  # type: ignore[arg-type]  # a factory does as well
         settings=settings(
-            max_examples=400,
+            max_examples=250,
             stateful_step_count=50,
             deadline=None,
             print_blob=True,

@@ -431,7 +431,7 @@ async def test_without_any_node_clients_are_told_to_come_back() -> None:
 async def test_a_node_without_redis_is_no_dead_node(redis_url: str) -> None:
     """It says 503 to a command; a stream right after that is served, for 502 and 503 are final to an EventSource."""
     async with (
-        live_node(f"redis://127.0.0.1:{free_port()}/0", redis_timeout_s=0.5) as node,
+        live_node(f"redis://127.0.0.1:{free_port()}/0", redis_timeout_s=1) as node,
         nginx([port_of(node), port_of(node)]) as front,
         httpx.AsyncClient(base_url=front.url) as client,
     ):

@@ -269,7 +269,7 @@ async def test_an_outage_is_two_lines(redis_url: str, log: Log, redis: Any, caps
             await asyncio.sleep(0.01)
 
     name = piped(speaks)
-    async with workers.context(redis_url, redis_timeout_s=0.1) as context:
+    async with workers.context(redis_url, redis_timeout_s=1) as context:
         sids = [f"s{n}" for n in range(5)]
         for sid in sids:
             await log.create(sid, "nonce", "body", [sessions.HELLO], {"model": LOREM, "pipeline": name})

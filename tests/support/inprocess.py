@@ -5,11 +5,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from api.main import create_app
 from api.node import Node
 from api.server import Server, server_config
 from shared.settings import Settings
+from worker import queue
 from worker.main import Stopping, serve
+from worker.queue import WakingWorker
+
+WAIT_S = 0.02
+"""For so long a worker waits for a job in one go, and so long it may take to leave."""
 
 
 def settings(redis_url: str, **changes: Any) -> Settings:
@@ -46,11 +53,16 @@ async def live_node(redis_url: str, **changes: Any) -> AsyncIterator[LiveNode]:
 
 
 @contextlib.asynccontextmanager
-async def live_worker(redis_url: str, **changes: Any) -> AsyncIterator[None]:
+async def live_worker(redis_url: str, *, wait_s: float = WAIT_S, **changes: Any) -> AsyncIterator[None]:
+    def brisk(told_s: float, **options: Any) -> WakingWorker:
+        return WakingWorker(min(told_s, wait_s), **options)
+
     stopping = Stopping()
-    serving = asyncio.create_task(serve(settings(redis_url, **changes), stopping))
-    try:
-        yield
-    finally:
-        stopping.soon.set()
-        await serving
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "WakingWorker", brisk)
+        serving = asyncio.create_task(serve(settings(redis_url, **changes), stopping))
+        try:
+            yield
+        finally:
+            stopping.soon.set()
+            await serving
