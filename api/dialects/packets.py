@@ -4,7 +4,7 @@ from typing import Any
 
 from api.delivery import CaughtUp, Events, Gap, KeepAlive, Output
 from api.dialects.native import gap_data
-from shared.errors import HoldfastError
+from shared.errors import HoldfastError, TooMany
 from shared.events import encode
 
 Ref = str | int | None
@@ -36,7 +36,10 @@ def pong(ref: Ref) -> str:
 
 
 def refusal(ref: Ref, error: HoldfastError) -> str:
-    return _frame({"type": "error", "ref": ref, "data": {"code": error.code, "message": error.message}})
+    data: dict[str, Any] = {"code": error.code, "message": error.message}
+    if isinstance(error, TooMany):
+        data["retry_after_s"] = error.retry_after_s
+    return _frame({"type": "error", "ref": ref, "data": data})
 
 
 def _frame(value: dict[str, Any]) -> str:
