@@ -11,7 +11,14 @@ from shared.log import Log, Retention
 from shared.redis import connect
 from tests.support.redis_server import RedisServer, redis_server
 
-LONG = ("test_log_property", "test_deploy", "test_chaos", "test_interrupt", "test_takeover", "test_redis_faults_failover")
+LONG = (
+    "test_log_property",
+    "test_deploy",
+    "test_chaos",
+    "test_interrupt",
+    "test_takeover",
+    "test_redis_faults_failover",
+)
 """Files that would keep one process busy after all others are done. They are begun first."""
 
 

@@ -17,8 +17,9 @@ from redis.asyncio import Redis
 from shared import keys
 from shared.log import Log
 from tests.bench.crowd import crowd
+from tests.support import tools
 from tests.support.inprocess import LiveNode, live_node
-from tests.support.nginx import Nginx, binary, configured, nginx
+from tests.support.nginx import Nginx, configured, nginx
 from tests.support.ports import free_port
 from tests.support.proxy import proxy
 from tests.support.sessions import claim, create, finish, say, started
@@ -55,7 +56,7 @@ def test_the_configuration_is_accepted(tmp_path: Path) -> None:
     conf = tmp_path / "nginx.conf"
     conf.write_text(configured([free_port(), free_port()], free_port(), tmp_path))
     told = subprocess.run(
-        [binary(), "-t", "-p", tmp_path, "-c", conf, "-e", "stderr"], capture_output=True, text=True, check=False
+        [tools.nginx(), "-t", "-p", tmp_path, "-c", conf, "-e", "stderr"], capture_output=True, text=True, check=False
     )
     assert told.returncode == 0, told.stderr
     assert "[" not in told.stderr, told.stderr

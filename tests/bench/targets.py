@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Self
 
 from tests.bench.child import NODE_CORE, OTHER_CORE, Child, cpu_seconds, pinned
-from tests.support.nginx import binary
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sse import events_path
 from tests.support.system import Node
-from tests.support.tools import NODE_MODULES
+from tests.support.tools import NODE_MODULES, nginx, nginx_if_there
 
 NCHAN = ("/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/lib64/nginx/modules/ngx_nchan_module.so")
 READY_S = 15.0
@@ -193,7 +192,7 @@ class Nchan(Target):
     """Another nginx is published to: publishing is not counted as the server's."""
 
     def check(self) -> None:
-        if not Path(binary()).exists() or _module() is None:
+        if nginx_if_there() is None or _module() is None:
             raise Unavailable("no libnginx-mod-nchan: it comes from Debian, by apt-get as root")
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -213,7 +212,7 @@ class Nchan(Target):
         conf = place / "nginx.conf"
         conf.write_text(("user root;\n" if os.geteuid() == 0 else "") + text)
         with pinned(core):
-            child = subprocess.Popen([binary(), "-p", str(place), "-c", str(conf), "-e", "stderr"])
+            child = subprocess.Popen([nginx(), "-p", str(place), "-c", str(conf), "-e", "stderr"])
         stack.callback(_end, child)
         await listening(port)
         return child.pid

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import tools
 from tests.support.ports import free_port
 from tests.support.system import ROOT
 
@@ -37,10 +37,6 @@ class Nginx:
     def reload(self) -> None:
         """Read the configuration again; streams that are open stay with the old process."""
         self.child.send_signal(signal.SIGHUP)
-
-
-def binary() -> str:
-    return shutil.which("nginx") or "/usr/sbin/nginx"
 
 
 def configured(ports: Sequence[int], listen: int, prefix: Path, edits: Mapping[str, str] | None = None) -> str:
@@ -73,7 +69,7 @@ async def nginx(ports: Sequence[int], edits: Mapping[str, str] | None = None) ->
         place, port = Path(folder), free_port()
         conf = place / "nginx.conf"
         conf.write_text(configured(ports, port, place, edits), encoding="utf-8")
-        command = [binary(), "-p", folder, "-c", str(conf), "-e", "stderr", "-g", "daemon off;"]
+        command = [tools.nginx(), "-p", folder, "-c", str(conf), "-e", "stderr", "-g", "daemon off;"]
         with (place / "error.log").open("wb") as errors:
             child = subprocess.Popen(command, stderr=errors)
         try:

@@ -4,6 +4,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.tools import openssl
+
 
 @dataclass(frozen=True)
 class Certificates:
@@ -32,4 +34,4 @@ def certificates(folder: Path) -> Certificates:
 
 
 def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+    subprocess.run([openssl(), *map(str, arguments)], check=True, capture_output=True)

@@ -26,6 +26,18 @@ def node() -> str:
     return need(_if_there(NODE_MODULES / ".bin" / "node"), "Node 22 in tests/node/node_modules")
 
 
+def nginx() -> str:
+    return need(nginx_if_there(), "nginx")
+
+
+def nginx_if_there() -> str | None:
+    return shutil.which("nginx", path=os.pathsep.join([*os.get_exec_path(), "/usr/sbin"]))
+
+
+def openssl() -> str:
+    return need(shutil.which("openssl"), "openssl")
+
+
 def npm_program(name: str) -> str:
     return need(_if_there(NODE_MODULES / ".bin" / name), f"{name} in tests/node/node_modules")
 

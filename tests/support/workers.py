@@ -8,6 +8,7 @@ from typing import Any
 from shared import keys
 from shared.ids import new_token
 from shared.log import Log
+from shared.outage import Outage
 from shared.settings import Settings
 from tests.support.readers import cancelled
 from tests.support.sessions import SID
@@ -15,7 +16,6 @@ from worker import pipelines
 from worker.budget import Budget
 from worker.context import WorkerContext
 from worker.main import open_context
-from shared.outage import Outage
 from worker.run import run_generation
 from worker.writer import Batching, Pen, Writer
 
