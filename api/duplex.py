@@ -60,6 +60,8 @@ class Duplex(ABC):
         self._socket = socket
         self._outputs: asyncio.Future[AsyncGenerator[Output, None]] = asyncio.get_running_loop().create_future()
         """What the log says; there once a session is followed."""
+        self._let_in = asyncio.Event()
+        """There is room for this socket: a client that is turned away is not heard."""
         self._command: asyncio.Task[None] | None = None
 
     @abstractmethod
@@ -116,6 +118,7 @@ class Duplex(ABC):
         """Wait for a session to follow; the socket counts meanwhile, and can be sent away."""
         try:
             async with self.node.hub.lobby(self.caller) as waiting:
+                self._let_in.set()
                 self._outputs.add_done_callback(lambda _: waiting.feed.wake())
                 while not self._outputs.done():
                     if waiting.kicked:
@@ -129,6 +132,7 @@ class Duplex(ABC):
         return Closed(RESTART if self.node.hub.draining else LATER)
 
     async def _hear(self) -> None:
+        await self._let_in.wait()
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
