@@ -38,6 +38,18 @@ class _LeavesReplica:
             raise RedisConnectionError("the server is a replica, and takes no writes") from error
 
 
+class _SaysClosed:
+    """A connection whose other end has gone is a lost one, also in the words of uvloop: it raises no OSError for it."""
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            raise RedisConnectionError("the connection is closed") from error
+
+
 class _Located:
     """Asks where to connect each time it connects, and makes sure that it found a master."""
 
@@ -59,15 +71,15 @@ class _Located:
             raise RedisConnectionError("the server is not the master (any more)")
 
 
-class TcpConnection(_LeavesReplica, Connection):
+class TcpConnection(_LeavesReplica, _SaysClosed, Connection):
     pass
 
 
-class TlsConnection(_LeavesReplica, SSLConnection):
+class TlsConnection(_LeavesReplica, _SaysClosed, SSLConnection):
     pass
 
 
-class SocketConnection(_LeavesReplica, UnixDomainSocketConnection):
+class SocketConnection(_LeavesReplica, _SaysClosed, UnixDomainSocketConnection):
     pass
 
 
