@@ -4,7 +4,7 @@ How it was closed says whether to come back:
 
     1012, 1013               the node is shutting down, or cannot go on right now: come back with the last id
     1011                     the node failed, or the client answered no ping: come back, not at once
-    1003, 1007, 1009         binary frame, no UTF-8, larger than the limit: the client's fault, do not repeat it
+    1003, 1007, 1009         binary frame, no UTF-8, larger than the limit: the client's fault, do not repeat that frame
     4400                     malformed cursor or query
     4401, 4403               not authenticated; a page of another origin
     4404, 4410               unknown or deleted session; expired
