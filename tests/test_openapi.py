@@ -162,8 +162,8 @@ def _call(case: Case[Any]) -> None:
 def _make_short(case: Case[Any]) -> None:
     """Demo models take their time where nothing is said about it: a few words are enough here."""
     for asked in (case.query, case.body):
-        if isinstance(asked, dict) and isinstance(asked.get("message"), str):
-            asked |= {"message": asked["message"][:10], "model": "demo/echo"}
+        if isinstance(asked, dict) and isinstance(message := asked.get("message"), str):
+            asked |= {"message": message[:10], "model": "demo/echo"}
 
 
 def test_still_serves(url: str) -> None:

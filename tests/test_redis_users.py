@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -131,7 +132,7 @@ async def test_the_deployed_user_in_a_cluster(tmp_path: Path) -> None:
     with cluster("--aclfile", users, *replication, admin=(ADMIN, ADMIN)) as nodes:
         with redis_server("--aclfile", users) as queue:
             url = nodes.url.replace("://", f"://holdfast:{PASSWORD}@")
-            told = {"queue_url": _as_holdfast(queue), **LIMITED}
+            told: dict[str, Any] = {"queue_url": _as_holdfast(queue), **LIMITED}
             async with live_node(url, **told) as node, live_worker(url, **told):
                 await whole_flow(node.url)
         assert [each.ask("ACL", "LOG") for each in nodes.nodes] == [[]] * 6
