@@ -1,4 +1,4 @@
-"""Fixtures every test may use. Each test has a Redis of its own that is empty."""
+"""Fixtures every test may use. Each test has a Redis that is empty."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -44,6 +44,13 @@ def redis_url(_server: RedisServer) -> str:
         client.config_set("maxmemory", 0)
         client.flushall()
     return _server.url
+
+
+@pytest.fixture(scope="module")
+def module_redis_url() -> Iterator[str]:
+    """A real Redis of the module's own, which nobody empties: for processes that go on from test to test."""
+    with redis_server() as server:
+        yield server.url
 
 
 @pytest.fixture

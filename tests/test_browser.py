@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import BrowserContext
 
 from tests.support.browser import ANSWER, ask, browser, ended, raw_text, said_at_least, say
@@ -11,9 +12,9 @@ from tests.support.system import System, system
 from worker.providers.demo import lorem
 
 
-@pytest.fixture
-async def running(redis_url: str) -> AsyncIterator[System]:
-    async with system(redis_url, nodes=2, workers=1) as started:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(module_redis_url: str) -> AsyncIterator[System]:
+    async with system(module_redis_url, nodes=2, workers=1) as started:
         yield started
 
 
@@ -68,6 +69,8 @@ async def test_the_page_goes_on_when_its_node_is_killed(running: System, chromiu
         await ended(page)
         assert await raw_text(page) == "".join(lorem(200, 9))
         assert await page.locator(ANSWER).count() == 1, "resumed, not replayed"
+    first.start()
+    await first.ready()
 
 
 async def test_stop_keeps_what_was_said(running: System, chromium: BrowserContext) -> None:

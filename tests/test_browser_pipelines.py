@@ -3,15 +3,16 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import BrowserContext
 
 from tests.support.browser import ANSWER, browser, ended, raw_text
 from tests.support.system import System, system
 
 
-@pytest.fixture
-async def running(redis_url: str) -> AsyncIterator[System]:
-    async with system(redis_url) as started:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(module_redis_url: str) -> AsyncIterator[System]:
+    async with system(module_redis_url) as started:
         yield started
 
 

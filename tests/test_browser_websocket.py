@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import BrowserContext
 
 from tests.support.browser import ANSWER, ask, browser, connect_by, ended, raw_text, said_at_least
@@ -11,9 +12,9 @@ from tests.support.system import System, system
 from worker.providers.demo import lorem
 
 
-@pytest.fixture
-async def running(redis_url: str) -> AsyncIterator[System]:
-    async with system(redis_url, nodes=2, workers=1) as started:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(module_redis_url: str) -> AsyncIterator[System]:
+    async with system(module_redis_url, nodes=2, workers=1) as started:
         yield started
 
 
@@ -59,6 +60,8 @@ async def test_the_page_goes_on_when_its_node_is_killed(running: System, chromiu
         assert "after=" not in sockets[0]
         assert all("after=" in url for url in sockets[1:]), "resumed, not replayed"
         assert len(sockets) > 1
+    first.start()
+    await first.ready()
 
 
 async def test_two_tabs_see_the_same_and_either_may_stop(running: System, chromium: BrowserContext) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.support.aimock import aimock
 from tests.support.sse import Frame, read_all, text_of
@@ -28,12 +29,12 @@ FIXTURES = (
 MODELS = ["openai/gpt-4o", "anthropic/claude-sonnet-4-5"]
 
 
-@pytest.fixture
-async def running(redis_url: str) -> AsyncIterator[System]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(module_redis_url: str) -> AsyncIterator[System]:
     async with aimock(*FIXTURES) as url:
         keys = {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-test"}
         bases = {"OPENAI_BASE_URL": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
-        async with system(redis_url, environment={**keys, **bases}) as started:
+        async with system(module_redis_url, environment={**keys, **bases}) as started:
             yield started
 
 
