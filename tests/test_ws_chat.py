@@ -11,6 +11,7 @@ from tests.conformance.fixtures import *  # noqa: F403 - fixtures are found by n
 from tests.conformance.scene import Scene, ask, finish, say, start, stopped, take_the_answer
 from tests.support.generations import piped
 from tests.support.inprocess import LiveNode, live_node, live_worker
+from tests.support.sessions import field
 from tests.support.ws import WS, Closed, Message
 from worker.pipelines import Run
 
@@ -253,6 +254,9 @@ async def test_the_first_of_two_answers_counts(url: str, elsewhere: str, scene: 
             for socket in (one, two):
                 await socket.until("question")
                 await socket.text("red")
+                async with asyncio.timeout(10):
+                    while not await field(scene.redis, "answer", scene.sid):
+                        await asyncio.sleep(0.005)
             error = (await two.until("error"))[-1]
             assert (error["code"], "id" in error) == ("question_gone", False)
             await take_the_answer(scene)
