@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -158,6 +159,7 @@ def test_every_logger_is_discreet(style: str, monkeypatch: pytest.MonkeyPatch) -
             logging.getLogger("some.library").exception("failed with %s", WRONG_KEY)
     finally:
         root.handlers[:], root.level = before[0], before[1]
+        structlog.reset_defaults()
     logged = stream.getvalue()
     assert logged.count("…") >= 5
     assert [secret for secret in (JWT, WRONG_KEY, PASSWORD) if secret in logged] == []

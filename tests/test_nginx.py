@@ -193,11 +193,11 @@ async def test_close_codes_pass(node: LiveNode, front: Nginx, log: Log) -> None:
 
 
 async def test_a_quiet_stream_stays(redis_url: str, log: Log) -> None:
-    """Keep-alives carry streams over the time after which nginx gives up a node that says nothing (here 1 s)."""
+    """Keep-alives carry streams over the time after which nginx gives up a node that says nothing (here 3 s)."""
     held = await started(log)
     async with (
-        live_node(redis_url, keepalive_s=0.3) as node,
-        nginx([port_of(node)], {"proxy_read_timeout 60s": "proxy_read_timeout 1s"}) as front,
+        live_node(redis_url, keepalive_s=0.5) as node,
+        nginx([port_of(node)], {"proxy_read_timeout 60s": "proxy_read_timeout 3s"}) as front,
         asyncio.timeout(WITHIN_S),
         SSE(front.url, events_path("s1")) as stream,
         WS(front.url, "/v1/sessions/s1/ws") as socket,

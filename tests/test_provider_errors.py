@@ -32,9 +32,6 @@ from worker.providers.registry import ModelSource, Providers
 from worker.providers.sdk_errors import as_provider_error, class_code
 from worker.providers.source import Sdk
 
-MS = 0.001
-
-
 # -- the tables
 
 
@@ -270,7 +267,7 @@ async def test_arguments_that_are_no_object(providers: Providers, up: Upstream, 
 
 async def test_a_provider_that_falls_silent(wire: Wire, sdk: Sdk, up: Upstream) -> None:
     """The idle watchdog speaks, and the socket is closed."""
-    quick = Providers.from_settings(50 * MS, models={"p": ModelSource(sdk, up.url)})
+    quick = Providers.from_settings(1.0, models={"p": ModelSource(sdk, up.url)})
     up.plan(reply(wire.head("Hel"), STALL))
     error = await failed(quick.get("p/m")[0])
     assert (error.code, error.request_id) == (Code.IDLE_TIMEOUT, "req_1")

@@ -109,11 +109,11 @@ async def test_a_worker_whose_loop_is_stuck_is_replaced(redis_url: str, log: Log
     """Code that blocks keeps the heart from beating: the lease runs out. When the worker comes back it is fenced, and
     goes on with other generations."""
     environment = {**QUICK, "HOLDFAST_PIPELINES": "tests.support.stuck", STUCK_S: "9"}
-    async with system(redis_url, environment=environment) as running:
-        first = running.workers[0]
+    async with system(redis_url, workers=2, environment=environment) as running:
         sid = await create(running.url, pipeline="stuck")
         await until_said(log, sid, "before ")
-        second = await running.add_worker()
+        first = holder(running, await log.view(sid))
+        (second,) = [worker for worker in running.workers if worker is not first]
         events = events_of(await read_all(running.url, sid))
         await leased(redis, first)
         await second.kill()

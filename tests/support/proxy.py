@@ -11,7 +11,7 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._links: set[asyncio.Task[None]] = set()
         self._open = asyncio.Event()
         self._open.set()
 
@@ -23,21 +23,33 @@ class Proxy:
         """From now on nothing arrives any more, and nobody is told."""
         self._open.clear()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.create_task(self._link(reader, writer))
+        self._links.add(link)
+        link.add_done_callback(self._links.discard)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
+        pumps: list[asyncio.Task[None]] = []
         try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        except ConnectionError:
-            writer.transport.abort()
-            return
-        ways = ((reader, up_writer), (up_reader, writer))
-        pumps = [asyncio.create_task(_pump(source, target, self._open)) for source, target in ways]
-        self._tasks.update(pumps)
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for end in (writer, up_writer):
-            end.transport.abort()
-        for pump in pumps:
-            pump.cancel()
-            self._tasks.discard(pump)
+            with contextlib.suppress(ConnectionError):
+                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+                ends.append(up_writer)
+                ways = ((reader, up_writer), (up_reader, writer))
+                pumps += [asyncio.create_task(_pump(source, target, self._open)) for source, target in ways]
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.transport.abort()
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def cut(self) -> None:
+        """Break every connection."""
+        for link in self._links:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event) -> None:
@@ -57,4 +69,5 @@ async def proxy(target_port: int) -> AsyncIterator[Proxy]:
         yield running
     finally:
         server.close()
+        await running.cut()
         await server.wait_closed()
