@@ -4,12 +4,16 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from shared.directory import Directory
 from shared.log import Log, Retention
 from shared.redis import connect
 from tests.support.redis_server import RedisServer, redis_server
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("patient")
 
 LONG = (
     "test_log_property",
