@@ -119,4 +119,4 @@ async def _resumed(node: Node, request: Request, sid: str, cursor: EventId) -> E
 
 def _stream(node: Node, caller: Principal, sid: str, cursor: EventId) -> EventStream:
     delivery = Delivery(node.hub, sid, caller, cursor, follow=False, merge=True)
-    return EventStream(delivery.outputs(), node.settings.retry_ms, sid)
+    return EventStream(delivery, node.settings.retry_ms, sid)

@@ -7,10 +7,10 @@ from fastapi import APIRouter, WebSocket
 from api import schemas
 from api.auth import Principal
 from api.commands import Commands
-from api.delivery import CaughtUp, Events, Gap, Output
 from api.dialects import chat
 from api.duplex import Duplex, admitted, caller_behind, cursor_of
 from api.node import Node, node_of
+from api.outputs import CaughtUp, Events, Gap, Output
 from shared.errors import HoldfastError, InvalidRequest, QuestionGone, SessionNotFound
 from shared.events import TERMINALS, Event, EventType
 from shared.ids import START, is_session_id, new_token

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass
 
+from api.audience import WRITE_BYTES, Listener
 from api.hub import Hub, Reader
+from api.outputs import CaughtUp, Cut, End, Events, Gap, Idle, KeepAlive, Nothing, Output, Refused
 from shared.compaction import count, split
-from shared.errors import HoldfastError, SessionExpired, SessionNotFound, TooManyStreams
+from shared.errors import SessionExpired, SessionNotFound, TooManyStreams
 from shared.events import Event, chained, merged
 from shared.ids import EventId, generation_number
 from shared.reader import Verdict, decide
@@ -20,75 +20,33 @@ _log = get_logger(__name__)
 REDIS_AWAY_S = 0.5
 HEAL_POLL_S = 1.0
 FIRST_PAGE = 100
-WRITE_BYTES = 8 << 10
-"""About the most that one write from the ring holds: what a client does not take of it waits in the node."""
 BEHIND = 32
 """A reader that has this many events to catch up with is slow: it gets them merged, in fewer and larger ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    events: list[Event]
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """The log no longer has what follows the cursor. Bears an id, so that the client's cursor moves."""
-
-    id: EventId
-    requested: EventId
-    earliest: EventId | None
-    reason: str
-    transcript: Transcript
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """Replay is over: what follows is live."""
-
-    last: EventId
-
-
-@dataclass(frozen=True, slots=True)
-class KeepAlive:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The reader has everything: finish cleanly."""
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """There was nothing to send and nothing will come: 204. Only ever the first output."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Only ever the first output."""
-
-    error: HoldfastError
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Abort the connection: a clean end would look like success."""
-
-
-Output = Events | Gap | CaughtUp | KeepAlive | End | Nothing | Refused | Cut
 
 
 class Delivery:
     """One reader of one session: a cursor that moves through the log, and, once there, through the feed's ring."""
 
+    __slots__ = (
+        "_ahead_since", "_arrived", "_beat", "_caller", "_caught_up", "_count", "_final", "_follow", "_hub", "_merge",
+        "_on_ring", "_reader", "_sent", "_sid", "_target", "_version", "cursor", "idles", "over",
+    )  # fmt: skip
+
     def __init__(self, hub: Hub, sid: str, caller: str, cursor: EventId, *, follow: bool, merge: bool) -> None:
         self.cursor = cursor
+        self.idles = False
+        """Whoever reads is able to join an audience, and is given Idle where otherwise `next` would wait."""
+        self.over = False
+        """The last output was given: it was End, Nothing, Refused or Cut, and none follows."""
         self._hub = hub
         self._sid = sid
         self._caller = caller
         self._follow = follow
         self._merge = merge
+        self._arrived = False
+        """Counted among the streams of its caller."""
+        self._reader: Reader | None = None
+        """None until it may read; and after the end."""
         self._target = 0
         """Number of the generation that was current on arrival: its terminal, or a later one, ends the stream."""
         self._sent = False
@@ -103,45 +61,82 @@ class Delivery:
         self._final: Output | None = None
 
     async def outputs(self) -> AsyncGenerator[Output, None]:
-        """What to send, in order. The last output is End, Nothing, Refused or Cut; none follows it.
-
-        Redis being away only delays it. Cancelling it leaves nothing behind.
-        """
+        """What to send, in order, up to the last. Cancelling it leaves nothing behind."""
         try:
-            with self._hub.streams.one(self._caller):
-                async with aclosing(self._outputs()) as outputs:
-                    async for output in outputs:
-                        handed = [output]
-                        del output  # it is the client's now: not kept here while that takes its time
-                        yield handed.pop()
-        except TooManyStreams as error:
-            yield Refused(error)
+            while not self.over:
+                handed = [await self.next()]
+                yield handed.pop()  # it is the client's now: not kept here while that takes its time
         finally:
-            self._hub.outage.left(self)
+            self.close()
 
-    async def _outputs(self) -> AsyncGenerator[Output, None]:
-        while (view := await self._view()) is None:
-            yield KeepAlive()
+    async def next(self) -> Output:
+        """What to send next. Redis being away only delays it. Cancelled, it can be asked again.
+
+        Whoever calls it must `close` in the end.
+        """
+        while self._final is None:
+            output = await (self._arrive() if self._reader is None else self._advance(self._reader))
+            if output is not None:
+                self._beat = self._hub.beat
+                self._sent = self._reader is not None
+                return output
+        self.over = True
+        return self._final
+
+    def close(self) -> None:
+        """Nothing of it is left in the hub. May be called again."""
+        self._hub.outage.left(self)
+        if self._reader is not None:
+            self._hub.leave(self._reader)
+            self._reader = None
+        if self._arrived:
+            self._arrived = False
+            self._hub.streams.leave(self._caller)
+
+    # -- the audience
+
+    @property
+    def in_audience(self) -> bool:
+        return self._reader is not None and self._reader.listener is not None
+
+    def join_audience(self, listener: Listener) -> bool:
+        """To be called as soon as Idle was given. False: there is something to send by now: ask `next`."""
+        reader = self._reader
+        if reader is None or reader.kicked or not reader.feed.audience.join(listener, self.cursor):
+            return False
+        reader.listener = listener
+        return True
+
+    def leave_audience(self) -> bool:
+        """The cursor is where the audience is. False: it was not there."""
+        reader = self._reader
+        if reader is None or reader.listener is None:
+            return False
+        audience = reader.feed.audience
+        audience.leave(reader.listener)
+        reader.listener = None
+        self.cursor = audience.at
+        return True
+
+    # -- arriving
+
+    async def _arrive(self) -> Output | None:
+        if not self._arrived:
+            try:
+                self._hub.streams.enter(self._caller)
+            except TooManyStreams as error:
+                self._final = Refused(error)
+                return None
+            self._arrived = True
+        view = await self._view()
+        if view is None:
+            return KeepAlive()
         if isinstance(view, Refused):
-            yield view
-            return
+            self._final = view
+            return None
         self._target = view
-        try:
-            async with self._hub.reading(self._sid) as reader:
-                while self._final is None:
-                    output = await self._step(reader)
-                    if output is not None:
-                        self._beat = self._hub.beat
-                        self._sent = True
-                        handed = [output]
-                        del output  # as above
-                        yield handed.pop()
-                yield self._final
-        except (RedisError, TimeoutError) as error:  # joining failed: the client comes back
-            _log.warning("feed could not be joined", session=self._sid, error=str(error))
-            if (output := await self._parting()) is not None:
-                yield output
-            yield self._final or Cut()
+        self._reader = self._hub.enter(self._sid)
+        return None
 
     async def _view(self) -> int | Refused | None:
         """The generation that is current now; None: Redis is away, ask again."""
@@ -155,6 +150,17 @@ class Delivery:
         if view is None or view.principal != self._caller:  # an id is no capability
             return Refused(SessionNotFound(self._sid))
         return generation_number(view.generation)
+
+    # -- reading
+
+    async def _advance(self, reader: Reader) -> Output | None:
+        try:
+            await self._hub.joined(reader.feed)
+            return await self._step(reader)
+        except (RedisError, TimeoutError) as error:  # joining failed: the client comes back
+            _log.warning("feed could not be joined", session=self._sid, error=str(error))
+            self._final = self._final or Cut()
+            return await self._parting()
 
     async def _step(self, reader: Reader) -> Output | None:
         """One output, or None where nothing is to be sent yet."""
@@ -197,6 +203,8 @@ class Delivery:
         if not self._caught_up:
             self._caught_up = True
             return CaughtUp(self.cursor)
+        if self.idles and self.cursor == feed.last:
+            return Idle()
         heard = feed.heard
         await feed.changed()
         if feed.heard != heard and self.cursor != feed.last and not feed.after(self.cursor):

@@ -25,9 +25,10 @@ from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 
 from api.auth import authenticate
 from api.cors import allowed_origin
-from api.delivery import Cut, Delivery, End, Nothing, Output, Refused
+from api.delivery import Delivery
 from api.errors import status_of, words_of
 from api.node import Node, Principal
+from api.outputs import Cut, End, Nothing, Output, Refused
 from shared.errors import HoldfastError, InvalidRequest, OriginNotAllowed, RedisUnavailable, TooMany, TooManyStreams
 from shared.ids import START, EventId
 from shared.redis import RedisError

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from api.audience import WRITE_BYTES, Audience
 from shared.compaction import split
 from shared.events import Event, chained, published
 from shared.ids import START, EventId
@@ -33,6 +34,8 @@ class Feed:
         """Loop time of the last sign that ring and log agree."""
         self.dirty = False
         """Something does not fit: the log must be looked at."""
+        self.audience = Audience()
+        """Invariant: it stands at `last`, or is empty."""
         self._pulse = asyncio.Event()
         self._ring: list[Event] = []
         self._bytes = 0
@@ -68,6 +71,7 @@ class Feed:
         self._ring, self._bytes = [], 0
         self._after = {last: self._base}
         self.last, self.heard = last, now
+        self.audience.recall()
         self.wake()
 
     def take(self, payload: bytes, now: float) -> None:
@@ -80,13 +84,20 @@ class Feed:
         except ValueError:  # nobody of ours said this
             self.dirty = True
             return
+        fresh = 0
         for event in events:
             if event.follows(self.last):
                 self._push(event)
+                fresh += 1
             elif not self._known(event.id):
                 self.dirty = True
                 break
         self.heard = now
+        if len(self.audience) and fresh:
+            if fresh == len(events) and len(payload) <= WRITE_BYTES and not any(event.terminal for event in events):
+                self.audience.tell(payload, self.last)
+            else:
+                self.audience.recall()
         self.wake()
 
     async def look(self, look: Look, now: Callable[[], float], heal_wait_s: float, page: int) -> None:
@@ -134,6 +145,7 @@ class Feed:
         assert self.last is not None
         for event in split(chained(self.last, events)):
             self._push(event)
+        self.audience.recall()
 
     def _push(self, event: Event) -> None:
         self._ring.append(event)

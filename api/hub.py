@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+from api.audience import Listener
 from api.feed import Feed
 from api.quota import OpenStreams
 from api.sharing import Sharing
@@ -35,17 +36,22 @@ HEADS = 500
 class Reader:
     """One connected client, as the hub knows it: a feed, and whether it must go."""
 
-    __slots__ = ("feed", "kicked", "since")
+    __slots__ = ("feed", "kicked", "listener", "since")
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
+        self.listener: Listener | None = None
+        """There while it is in the audience of the feed."""
         self.since = _now()
         self.kicked = False
         """Leave, so that the client comes back: elsewhere when the node is shutting down, or with new credentials."""
 
     def kick(self) -> None:
         self.kicked = True
-        self.feed.wake()
+        if self.listener is not None:
+            self.listener.recall()
+        else:
+            self.feed.wake()
 
 
 class Hub:
@@ -114,10 +120,16 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def reading(self, sid: str) -> AsyncIterator[Reader]:
-        """Join the feed of a session: subscribed before anything is read, so that nothing falls in between.
+        """Enter the feed of a session, join it, and leave. Raises what `joined` does."""
+        reader = self.enter(sid)
+        try:
+            await self.joined(reader.feed)
+            yield reader
+        finally:
+            self.leave(reader)
 
-        Raises redis.exceptions.RedisError, and TimeoutError when the subscription is not confirmed in time.
-        """
+    def enter(self, sid: str) -> Reader:
+        """One more reader of a session; it must `leave`, and may read its feed when that is `joined`."""
         feed = self._feeds.get(sid)
         if feed is None:
             feed = self._feeds[sid] = Feed(sid, self.settings.ring_events, self.settings.ring_bytes)
@@ -125,14 +137,20 @@ class Hub:
         reader = Reader(feed)
         reader.kicked = self.draining  # it came while the others were being sent away
         self.readers.add(reader)
-        try:
-            if feed.last is None:
-                await self._joined(feed)
-            yield reader
-        finally:
-            self._left(reader)
-            feed.readers -= 1
-            feed.idle_since = _now()
+        return reader
+
+    async def joined(self, feed: Feed) -> None:
+        """Subscribed, before anything is read: nothing falls in between.
+
+        Raises redis.exceptions.RedisError, and TimeoutError when the subscription is not confirmed in time.
+        """
+        if feed.last is None:
+            await self.sharing.one(("join", feed.sid), lambda: self._join(feed))
+
+    def leave(self, reader: Reader) -> None:
+        self._left(reader)
+        reader.feed.readers -= 1
+        reader.feed.idle_since = _now()
 
     async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
         """A page of the log. Readers that want the same page at the same time share one read."""
@@ -163,9 +181,6 @@ class Hub:
         return await self.directory.is_alive(view.worker)
 
     # -- joining
-
-    async def _joined(self, feed: Feed) -> None:
-        await self.sharing.one(("join", feed.sid), lambda: self._join(feed))
 
     async def _join(self, feed: Feed) -> None:
         async with asyncio.timeout(self.settings.redis_timeout_s):
@@ -224,6 +239,7 @@ class Hub:
             await asyncio.sleep(self.settings.keepalive_s)
             self.beat += 1
             for feed in self._feeds.values():
+                feed.audience.keep_alive()
                 feed.wake()
             self._send_old_away()
 

@@ -123,14 +123,21 @@ class OpenStreams:
     @contextlib.contextmanager
     def one(self, principal: str) -> Iterator[None]:
         """As long as a stream is open. Raises TooManyStreams."""
-        self.check(principal)
-        self._open[principal] += 1
+        self.enter(principal)
         try:
             yield
         finally:
-            self._open[principal] -= 1
-            if not self._open[principal]:
-                del self._open[principal]
+            self.leave(principal)
+
+    def enter(self, principal: str) -> None:
+        """A stream opens; it must `leave`. Raises TooManyStreams."""
+        self.check(principal)
+        self._open[principal] += 1
+
+    def leave(self, principal: str) -> None:
+        self._open[principal] -= 1
+        if not self._open[principal]:
+            del self._open[principal]
 
 
 def _limit(given: int | None, default: int, anonymous: bool) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Coroutine
 from types import FrameType
 from typing import Any
 
@@ -10,9 +11,12 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.frames import Frame
 
-from api.delivery import WRITE_BYTES
+from api.audience import WRITE_BYTES
+from api.live_stream import EXTENSION, HAND_OVER, LiveStream
+from api.outputs import Output
 from shared.settings import Settings
 
 CLOSE_S = 5.0
@@ -27,6 +31,65 @@ class Http(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: {HAND_OVER: self._hand_over}}
+
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        self._forget()
+
+    def _hand_over(self, stream: LiveStream, first: Output) -> bool:
+        cycle, transport = self.cycle, self.transport
+        if transport.is_closing() or self.pipeline or self.flow.write_paused or not cycle.chunked_encoding:
+            return False
+        if self.scope["http_version"] != "1.1":  # no chunks
+            return False
+        cycle.disconnected = True  # from this request
+        self.connections.discard(self)
+        self.connections.add(stream)  # type: ignore[arg-type]
+        transport.set_protocol(stream)
+        lender = _Lender(self.config, self.server_state, self.app_state)
+        stream.begin(transport, lender, first, reusable=cycle.keep_alive)
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        """What refers to this in a circle, and would keep it."""
+        self.parser = None  # type: ignore[assignment]
+        if self.scope is not None:
+            self.scope.pop("extensions", None)
+
+
+class _Lender:
+    """See `api.live_stream.Lender`."""
+
+    __slots__ = ("_made", "_state")
+
+    def __init__(self, config: uvicorn.Config, state: ServerState, app_state: dict[str, Any]) -> None:
+        self._made = config, state, app_state
+        self._state = state
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+        return task
+
+    def take_back(self, stream: LiveStream, transport: asyncio.Transport) -> None:
+        self.forget(stream)
+        http = Http(*self._made)
+        http.connection_made(transport)
+        transport.set_protocol(http)
+        http.on_response_complete()
+
+    def forget(self, stream: LiveStream) -> None:
+        self._state.connections.discard(stream)
 
 
 class Socket(WebSocketsSansIOProtocol):

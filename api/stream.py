@@ -1,8 +1,6 @@
 """SSE: `GET /v1/sessions/{id}/events`. Hand-written ASGI: frames go to the socket as they are."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -10,10 +8,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api import schemas
-from api.delivery import Cut, Delivery, End, KeepAlive, Nothing, Output, Refused
+from api.delivery import Delivery
 from api.dialects import native
 from api.errors import documented_as_json, error_response
+from api.live_stream import EXTENSION, HAND_OVER, LiveStream
 from api.node import StreamCaller, TheNode
+from api.outputs import Cut, End, Nothing, Output, Refused
 from shared.ids import START, EventId
 
 router = APIRouter(tags=["events"])
@@ -43,47 +43,47 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 LARGE = 4096
-"""Bytes. The server waits for a slow client only before it sends. After a write of this size it is given nothing to
+"""Bytes. A server waits for a slow client only before it sends. After a write of this size it is given nothing to
 send, and waits at once: what comes next is not made, and kept, while the client takes nothing."""
 
 
 class EventStream(Response):
     """An SSE response. Finished cleanly only after the terminal: otherwise the connection is aborted, because many
-    clients read a clean end as success."""
+    clients read a clean end as success.
 
-    def __init__(self, outputs: AsyncGenerator[Output, None], retry_ms: int, session: str = "") -> None:
+    A server that can hands the connection over once the response has begun: see `api.live_stream`. With any other the
+    request goes on to the end of the response.
+    """
+
+    def __init__(self, delivery: Delivery, retry_ms: int, session: str = "") -> None:
         """With `session`, ids are `<session>/<event id>`, and a header names it: the client did not know it before."""
         super().__init__(headers={**native.HEADERS, "holdfast-session": session} if session else native.HEADERS)
-        self._outputs = outputs
-        self._prefix = f"{session}/".encode() if session else b""
-        self._retry = native.retry_line(retry_ms)
-        """Sent before the first block that has data; empty afterwards."""
+        self._delivery = delivery
+        self._encode = native.Encoder(retry_ms, f"{session}/".encode() if session else b"")
         self._started = False
-        self._large = False
-        """The last write was one."""
+        self._handed_over = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ends with the outputs, or with the client's going, which cancels whatever is being waited for."""
+        """Ends with the outputs, or with the client's going, which cancels whatever is being waited for; or once the
+        connection is handed over."""
         task = asyncio.current_task()
         assert task is not None
         gone = asyncio.create_task(_until_disconnect(receive))
         gone.add_done_callback(lambda watch: None if watch.cancelled() else task.cancel())
         try:
-            async with aclosing(self._outputs) as outputs:
-                async for output in outputs:
-                    if gone.done():  # a cancellation can get lost on its way: see shared.tasks
-                        return
-                    await self._send_one(output, scope, receive, send)
-                    del output
-                    if self._large:
-                        self._large = False
-                        await send({"type": "http.response.body", "body": b"", "more_body": True})
+            while not (self._delivery.over or self._handed_over):
+                handed = [await self._delivery.next()]  # given on, and not kept here while the client takes its time
+                if gone.done():  # a cancellation can get lost on its way: see shared.tasks
+                    return
+                await self._send_one(handed.pop(), scope, receive, send)
         except asyncio.CancelledError:
             if not gone.done():
                 raise
             task.uncancel()
         finally:
             gone.cancel()
+            if not self._handed_over:
+                self._delivery.close()
 
     async def _send_one(self, output: Output, scope: Scope, receive: Receive, send: Send) -> None:
         match output:
@@ -98,23 +98,27 @@ class EventStream(Response):
                 await self._start(send)  # and never finished: uvicorn then closes the connection
             case _:
                 await self._start(send)
-                data = self._bytes(output)
-                self._large = len(data) >= LARGE
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+                if not self._hand_over(scope, output):
+                    await _send_data(send, self._encode(output))
 
     async def _start(self, send: Send) -> None:
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": 200, "headers": self._stream_headers()})
 
+    def _hand_over(self, scope: Scope, output: Output) -> bool:
+        if (extension := scope.get("extensions", {}).get(EXTENSION)) is not None:
+            self._handed_over = extension[HAND_OVER](LiveStream(self._delivery, self._encode), output)
+        return self._handed_over
+
     def _stream_headers(self) -> list[tuple[bytes, bytes]]:
         return [(name, value) for name, value in self.raw_headers if name != b"content-length"]
 
-    def _bytes(self, output: Output) -> bytes:
-        data = native.encode_output(output, self._prefix)
-        if self._retry and not isinstance(output, KeepAlive):
-            data, self._retry = self._retry + data, b""
-        return data
+
+async def _send_data(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+    if len(data) >= LARGE:
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
 
 
 async def _until_disconnect(receive: Receive) -> None:
@@ -145,4 +149,4 @@ async def events(
     position = after if last_event_id is None else last_event_id
     cursor = START if position is None else EventId.parse(position)
     delivery = Delivery(node.hub, sid, caller, cursor, follow=follow, merge=merge)
-    return EventStream(delivery.outputs(), node.settings.retry_ms)
+    return EventStream(delivery, node.settings.retry_ms)

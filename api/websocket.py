@@ -10,11 +10,11 @@ from pydantic_core import from_json
 from api import replies, schemas
 from api.auth import Principal
 from api.commands import Commands
-from api.delivery import Output
 from api.dialects import packets
 from api.dialects.packets import Ref
 from api.duplex import Duplex, admitted, caller_behind, cursor_of
 from api.node import Node, node_of
+from api.outputs import Output
 from shared.errors import HoldfastError, InvalidJson, InvalidRequest, SessionNotFound, UnknownFrame
 from shared.ids import is_session_id
 

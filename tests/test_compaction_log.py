@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from api.delivery import Delivery, Events
+from api.delivery import Delivery
+from api.outputs import Events
 from shared import keys, scripts, staging
 from shared.compaction import Joiner
 from shared.events import Event, encode

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from api.delivery import CaughtUp, End, Gap
+from api.outputs import CaughtUp, End, Gap
 from shared import keys
 from shared.errors import SessionNotFound
 from shared.events import EventType

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from api.delivery import CaughtUp, Gap
 from api.feed import Feed
+from api.outputs import CaughtUp, Gap
 from shared import keys
 from shared.events import Event, published
 from shared.ids import START, EventId

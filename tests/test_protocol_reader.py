@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api import delivery
-from api.delivery import CaughtUp, Cut, End, Gap, Nothing, Refused
+from api.outputs import CaughtUp, Cut, End, Gap, Nothing, Refused
 from shared import keys
 from shared.errors import InvalidEventId, SessionExpired, SessionNotFound
 from shared.events import Event, State, chained

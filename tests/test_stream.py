@@ -8,8 +8,9 @@ import httpx
 import pytest
 from redis.exceptions import ResponseError
 
-from api.delivery import Delivery, Events
+from api.delivery import Delivery
 from api.node import ANONYMOUS
+from api.outputs import Events
 from shared import keys
 from shared.events import encode
 from shared.ids import START, EventId

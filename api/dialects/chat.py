@@ -5,8 +5,8 @@ What stands in the log bears its `id`. An event that has no name of its own here
 
 from typing import Any
 
-from api.delivery import CaughtUp, Events, Gap, KeepAlive, Output
 from api.dialects.native import gap_data
+from api.outputs import CaughtUp, Events, Gap, KeepAlive, Output
 from shared.errors import HoldfastError
 from shared.events import Event, EventType, encode
 

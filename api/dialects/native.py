@@ -4,7 +4,7 @@ LF only. Every block that a blank line ends has a data line: some clients fail o
 a comment with a single newline, and `retry:` rides in a block that has data.
 """
 
-from api.delivery import CaughtUp, Events, Gap, KeepAlive, Output
+from api.outputs import CaughtUp, Events, Gap, KeepAlive, Output
 from shared.events import Event, encode
 
 KEEP_ALIVE = b": ka\n"
@@ -13,6 +13,28 @@ HEADERS = {
     "cache-control": "no-cache, no-transform",
     "x-accel-buffering": "no",
 }
+
+
+class Encoder:
+    """The bytes of one stream's outputs. `retry_ms` is sent with the first of them that has data."""
+
+    __slots__ = ("_prefix", "_retry")
+
+    def __init__(self, retry_ms: int, prefix: bytes = b"") -> None:
+        self._prefix = prefix
+        self._retry = b"retry: %d\n" % retry_ms
+        """Empty once it was sent."""
+
+    @property
+    def plain(self) -> bool:
+        """Events are sent as they were published."""
+        return not self._prefix
+
+    def __call__(self, output: Output) -> bytes:
+        data = encode_output(output, self._prefix)
+        if self._retry and not isinstance(output, KeepAlive):  # which ends no block
+            data, self._retry = self._retry + data, b""
+        return data
 
 
 def encode_output(output: Output, prefix: bytes = b"") -> bytes:
@@ -41,11 +63,6 @@ def gap_data(gap: Gap, prefix: str = "") -> dict[str, object]:
         "reason": gap.reason,
         "transcript": gap.transcript.model_dump(mode="json"),
     }
-
-
-def retry_line(retry_ms: int) -> bytes:
-    """To be put right before the first block that has data."""
-    return b"retry: %d\n" % retry_ms
 
 
 def _block(name: str, data: dict[str, object]) -> bytes:

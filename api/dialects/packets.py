@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from api.delivery import CaughtUp, Events, Gap, KeepAlive, Output
 from api.dialects.native import gap_data
+from api.outputs import CaughtUp, Events, Gap, KeepAlive, Output
 from shared.errors import HoldfastError, TooMany
 from shared.events import encode
 

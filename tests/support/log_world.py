@@ -5,8 +5,8 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from api.delivery import Events, Gap, Refused
 from api.hub import Hub
+from api.outputs import Events, Gap, Refused
 from shared import keys
 from shared.compaction import event_of, split
 from shared.directory import Directory

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from api import delivery
+from api import delivery, outputs
 from api.hub import Hub
 from shared.directory import Directory
 from shared.events import Event
@@ -35,7 +35,7 @@ class Client:
 
     def __init__(self, of: Hub, cursor: EventId = START, *, follow: bool = False, sid: str = SID) -> None:
         self.delivery = delivery.Delivery(of, sid, "anonymous", cursor, follow=follow, merge=False)
-        self.outputs: list[delivery.Output] = []
+        self.outputs: list[outputs.Output] = []
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
@@ -46,17 +46,17 @@ class Client:
 
     @property
     def events(self) -> list[Event]:
-        return [event for o in self.outputs if isinstance(o, delivery.Events) for event in o.events]
+        return [event for o in self.outputs if isinstance(o, outputs.Events) for event in o.events]
 
     @property
-    def gaps(self) -> list[delivery.Gap]:
-        return [output for output in self.outputs if isinstance(output, delivery.Gap)]
+    def gaps(self) -> list[outputs.Gap]:
+        return [output for output in self.outputs if isinstance(output, outputs.Gap)]
 
     @property
     def over(self) -> bool:
         return self._task.done()
 
-    async def until(self, kind: type[delivery.Output]) -> None:
+    async def until(self, kind: type[outputs.Output]) -> None:
         """Wait for an output of this kind, from now on or before."""
         async with asyncio.timeout(WITHIN_S):
             while not any(isinstance(output, kind) for output in self.outputs):
