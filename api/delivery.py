@@ -10,6 +10,7 @@ from shared.compaction import count, split
 from shared.errors import SessionExpired, SessionNotFound, TooManyStreams
 from shared.events import Event, chained, merged
 from shared.ids import EventId, generation_number
+from shared.pages import Page
 from shared.reader import Verdict, decide
 from shared.redis import RedisError
 from shared.telemetry import get_logger
@@ -155,7 +156,7 @@ class Delivery:
 
     async def _advance(self, reader: Reader) -> Output | None:
         try:
-            await self._hub.joined(reader.feed)
+            await self._hub.joined(reader.feed, self.cursor, self._count)
             return await self._step(reader)
         except (RedisError, TimeoutError) as error:  # joining failed: the client comes back
             _log.warning("feed could not be joined", session=self._sid, error=str(error))
@@ -236,9 +237,9 @@ class Delivery:
                 self._final = Cut() if self._sent else Refused(SessionExpired(self._sid))
         return None
 
-    def _page(self, page: list[Event]) -> Output:
+    def _page(self, page: Page) -> Output:
         events = self._cut(chained(self.cursor, page))
-        self._on_ring = len(events) == len(page) < self._count
+        self._on_ring = len(events) == len(page) and not page.full
         self._count = self._next_count(page)
         return self._take(events, merge=True) if self._merge else self._take(split(events))
 
@@ -253,11 +254,11 @@ class Delivery:
                 return events[:n]
         return events
 
-    def _next_count(self, page: list[Event]) -> int:
+    def _next_count(self, page: Page) -> int:
         """Pages grow quickly from a small one, and shrink where entries are large: no write is to be huge."""
         settings = self._hub.settings
-        average = sum(len(event.data) for event in page) // len(page) + 1
-        events = 1 if self._merge else sum(map(count, page)) // len(page)
+        average = sum(len(event.data) for event in page) // page.entries + 1
+        events = 1 if self._merge else sum(map(count, page)) // page.entries
         return max(1, min(self._count * 4, settings.replay_page // events, settings.replay_bytes // average))
 
     async def _wait(self, reader: Reader) -> Output | None:

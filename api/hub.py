@@ -4,19 +4,21 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Hashable
 from typing import Any
 
 from api.audience import Listener
 from api.feed import Feed
+from api.kept import Found, KeptPages, goes_on
 from api.quota import OpenStreams
 from api.sharing import Sharing
 from shared import keys
 from shared.directory import Directory
 from shared.events import Event
-from shared.ids import EventId
+from shared.ids import START, EventId
 from shared.log import Log
 from shared.outage import Outage
+from shared.pages import aligned
 from shared.reader import Decision, decide
 from shared.redis import RedisError
 from shared.settings import Settings
@@ -70,6 +72,7 @@ class Hub:
         """Nobody is left; meaningful while draining."""
         self._feeds: dict[str, Feed] = {}
         self.sharing = Sharing(self._spawn)
+        self._kept = KeptPages()
         self.outage = Outage("the log")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._standing: list[asyncio.Task[Any]] = []
@@ -139,22 +142,39 @@ class Hub:
         self.readers.add(reader)
         return reader
 
-    async def joined(self, feed: Feed) -> None:
-        """Subscribed, before anything is read: nothing falls in between.
+    async def joined(self, feed: Feed, cursor: EventId = START, count: int = 1) -> None:
+        """Subscribed, before anything is read: nothing falls in between. `cursor`, `count`: what is about to be read.
 
         Raises redis.exceptions.RedisError, and TimeoutError when the subscription is not confirmed in time.
         """
         if feed.last is None:
-            await self.sharing.one(("join", feed.sid), lambda: self._join(feed))
+            await self.sharing.one(("join", feed.sid), lambda: self._join(feed, cursor, count))
 
     def leave(self, reader: Reader) -> None:
         self._left(reader)
         reader.feed.readers -= 1
         reader.feed.idle_since = _now()
 
-    async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
-        """A page of the log. Readers that want the same page at the same time share one read."""
-        return await self.sharing.one(("page", sid, cursor, count), lambda: self.log.read(sid, cursor, count))
+    async def read(self, sid: str, cursor: EventId, count: int) -> Found:
+        """A page of the log, of about `count` entries. Readers of the same session share pages, in step or not."""
+        feed = self._feeds[sid]
+        if sid not in self._looking and self._subscriber.whole and (found := self._kept.get(feed, cursor, _now())):
+            return found
+        key = ("page", sid, cursor)
+        if key in self.sharing:  # asked before this reader did: only what is past is still true
+            found = await self._page(key, feed, cursor, count)
+            if goes_on(cursor, found):
+                return found
+        return await self._page(key, feed, cursor, count)
+
+    async def _page(self, key: Hashable, feed: Feed, cursor: EventId, count: int) -> Found:
+        return await self.sharing.one(key, lambda: self._read(feed, cursor, count))
+
+    async def _read(self, feed: Feed, cursor: EventId, count: int) -> Found:
+        version, burst_bytes = feed.version, self.settings.replay_bytes // 4
+        found = await self.log.page(feed.sid, cursor, aligned(cursor, count), burst_bytes)
+        self._kept.keep(feed, version, cursor, found, _now())
+        return found
 
     @contextlib.asynccontextmanager
     async def lobby(self, principal: str) -> AsyncIterator[Reader]:
@@ -182,11 +202,11 @@ class Hub:
 
     # -- joining
 
-    async def _join(self, feed: Feed) -> None:
+    async def _join(self, feed: Feed, cursor: EventId, count: int) -> None:
         async with asyncio.timeout(self.settings.redis_timeout_s):
             await self._subscriber.subscribe(keys.live(feed.sid))
-        view = await self.log.view(feed.sid)
-        feed.start(view.last if view else EventId(0, 0), _now())
+        view, _ = await self._read(feed, cursor, count)
+        feed.start(view.last if view else START, _now())
         if feed.dirty:
             self._look(feed)
 
@@ -202,6 +222,7 @@ class Hub:
 
     def _on_reconnect(self) -> None:
         """Messages may have been missed by any feed."""
+        self._kept.clear()
         for feed in self._feeds.values():
             if feed.last is not None:
                 self._look(feed)
@@ -255,6 +276,7 @@ class Hub:
         while True:
             await asyncio.sleep(self.settings.quiet_check_s)
             self._drop_idle()
+            self._kept.tidy(_now())
             horizon = _now() - self.settings.quiet_check_s
             quiet = {
                 sid: feed

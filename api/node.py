@@ -56,7 +56,12 @@ def node_of(connection: HTTPConnection) -> Node:
     return cast(Node, connection.app.state.node)
 
 
-TheNode = Annotated[Node, Depends(node_of)]
+async def _the_node(connection: HTTPConnection) -> Node:
+    """Not `node_of` itself: FastAPI hands what is no coroutine to a thread, for each request."""
+    return node_of(connection)
+
+
+TheNode = Annotated[Node, Depends(_the_node)]
 
 
 async def caller_of(connection: HTTPConnection) -> Principal:

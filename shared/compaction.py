@@ -24,7 +24,7 @@ Entry = tuple[bytes, Mapping[bytes, bytes]]
 """One entry of a stream as Redis gives it: id, fields."""
 
 _OPEN, _CLOSE = b'{"text":"', b'"}'
-_PLAIN = re.compile(rb'\{"text":"(?:[^"\\\x00-\x1f]++|\\["\\bfnrt]|\\u00[01][0-9a-f])*+"\}')
+PLAIN = re.compile(rb'\{"text":"(?:[^"\\\x00-\x1f]++|\\["\\bfnrt]|\\u00[01][0-9a-f])*+"\}')
 """Data that is a text and nothing else. Two such texts can be joined, and cut anywhere they were."""
 _PIECE = re.compile(rb"(\d+)([+-]\d+)?")
 _FIELDS = {b"type", b"data", b"at"}
@@ -78,6 +78,16 @@ def event_of(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
     if (pieces := fields.get(b"run")) is not None:
         return Run(event_id, fields[b"type"].decode(), fields[b"data"], at, pieces)
     return Event(event_id, fields[b"type"].decode(), fields[b"data"], at)
+
+
+def text_of(data: bytes) -> bytes:
+    """The text of plain data, as it stands in the JSON."""
+    return data[len(_OPEN) : -len(_CLOSE)]
+
+
+def of_text(text: bytes) -> bytes:
+    """Plain data of a text, as it is to stand in the JSON."""
+    return _OPEN + text + _CLOSE
 
 
 def count(event: Event) -> int:
@@ -173,7 +183,7 @@ def _joinable(fields: Mapping[bytes, bytes]) -> bool:
         fields.keys() == _FIELDS
         and fields[b"type"] in _TYPES
         and fields[b"at"].isdigit()
-        and _PLAIN.fullmatch(fields[b"data"]) is not None
+        and PLAIN.fullmatch(fields[b"data"]) is not None
     )
 
 

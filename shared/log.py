@@ -1,14 +1,14 @@
-"""The log: every read and every change of a session's keys. Each change is one script in `lua/`."""
+"""The log: every change of a session's keys, each one script in `lua/`. For questions see `shared.reading`."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 
 from shared import keys, scripts, staging
-from shared.compaction import after, event_of, split, upto
+from shared.compaction import event_of
 from shared.errors import (
     GenerationRunning,
     HoldfastError,
@@ -20,15 +20,12 @@ from shared.errors import (
     SessionExpired,
     SessionNotFound,
 )
-from shared.events import LIVE, Event, State, encode
+from shared.events import Event, State, encode
 from shared.ids import EventId, epoch_jump
-from shared.redis import RedisError, transient
-from shared.telemetry import get_logger
+from shared.reading import Reading, view_of
 from shared.together import Lanes, Together
 from shared.topology.cluster import Cluster
-from shared.views import FIELDS, SessionView
-
-_log = get_logger(__name__)
+from shared.views import SessionView
 
 
 @dataclass(frozen=True)
@@ -83,18 +80,17 @@ def body_hash(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-class Log:
-    """Verbs on sessions. Stateless; one per process.
+class Log(Reading):
+    """Verbs on sessions. One per process.
 
     Every method may raise redis.exceptions.RedisError. All of them may be repeated after a lost reply with the same
     nonce or token, and then answer the same.
     """
 
     def __init__(self, redis: Any, retention: Retention) -> None:
-        self._redis = redis
+        super().__init__(redis)
         self._retention = retention
         self._append = _appends(redis)
-        self._lane: Callable[[str], str] = redis.lane if isinstance(redis, Cluster) else lambda _: ""
 
     # -- turns
 
@@ -196,7 +192,8 @@ class Log:
         for how, script in (("EVALSHA", scripts.digest(verb)), ("EVAL", scripts.source(verb))):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.execute_command(how, script, *arguments)
-                self._queue_view(pipe, sid)
+                for command in view_of(sid):
+                    pipe.execute_command(*command)
                 pipe.xrange(keys.events(sid), count=page)
                 replies = await pipe.execute(raise_on_error=False)
             if not isinstance(replies[0], NoScriptError):  # a server that was restarted, or another one
@@ -248,82 +245,6 @@ class Log:
         )  # fmt: skip
         return bool(reply[0] == b"ENDED")
 
-    # -- reading
-
-    async def ping(self) -> None:
-        await self._redis.ping()
-
-    async def view(self, sid: str) -> SessionView | None:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            self._queue_view(pipe, sid)
-            values, exists = await pipe.execute()
-        return SessionView.of(values, bool(exists))
-
-    def by_server(self, sids: Sequence[str], most: int) -> list[list[list[str]]]:
-        """For each server, batches of at most `most` sessions that can be looked at together: in a Cluster, a master
-        that is gone must not hide the sessions of the others."""
-        lanes: dict[str, list[str]] = {}
-        for sid in sids:
-            lanes.setdefault(self._lane(keys.session(sid)), []).append(sid)
-        return [[lane[n : n + most] for n in range(0, len(lane), most)] for lane in lanes.values()]
-
-    async def views(self, sids: Sequence[str]) -> list[SessionView | None]:
-        """Views of many sessions, in their order; not atomic. One that is broken is logged, and None."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for sid in sids:
-                self._queue_view(pipe, sid)
-            replies = await pipe.execute(raise_on_error=False)
-        return [_lenient(sid, replies[2 * n], replies[2 * n + 1]) for n, sid in enumerate(sids)]
-
-    async def heads(self, sids: Sequence[str]) -> list[tuple[bool, EventId] | None]:
-        """For each session whether it is live and its last event id; None where it is gone. Cheaper than `views`."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for sid in sids:
-                pipe.hmget(keys.session(sid), "state", "last")
-            replies = await pipe.execute()
-        return [(s.decode() in LIVE, EventId.parse(last.decode())) if last else None for s, last in replies]
-
-    async def read(self, sid: str, cursor: EventId, count: int) -> tuple[SessionView | None, list[Event]]:
-        """The session, and then what the log has after `cursor`, at most `count` entries.
-
-        Less than `count` means that the log ends there. Deltas that are stored joined come as a Run. The session is no
-        newer than the page, which is what `shared.reader` needs. (A MULTI would be refused while the memory is full.)
-        """
-        async with self._redis.pipeline(transaction=False) as pipe:
-            self._queue_view(pipe, sid)
-            pipe.xrange(keys.events(sid), min=f"({cursor}", count=count)
-            values, exists, entries = await pipe.execute()
-        return SessionView.of(values, bool(exists)), after(cursor, [event_of(*entry) for entry in entries])
-
-    async def last_event(self, sid: str) -> tuple[SessionView | None, Event | None, EventId | None]:
-        """The session, and then the newest event and the id of the oldest one kept."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            self._queue_view(pipe, sid)
-            pipe.xrevrange(keys.events(sid), count=1)
-            pipe.xrange(keys.events(sid), count=1)
-            values, exists, newest, oldest = await pipe.execute()
-        view = SessionView.of(values, bool(exists))
-        if not newest or not oldest:
-            return view, None, None
-        return view, split([event_of(*newest[0])])[-1], split([event_of(*oldest[0])])[0].id
-
-    async def events(
-        self, sid: str, until: EventId | None = None, page: int = 1000, *, joined: bool = False
-    ) -> list[Event]:
-        """The whole log as it is kept, up to `until`; read in pages.
-
-        `joined`: deltas that are stored joined come as a Run, which is cheaper, and all the same to `fold`.
-        """
-        found: list[Event] = []
-        start = "-"
-        while entries := await self._redis.xrange(keys.events(sid), min=start, count=page):
-            found += (event_of(*entry) for entry in entries)
-            start = f"({found[-1].id}"
-            if until is not None and found[-1].id >= until:
-                break
-        found = found if until is None else upto(until, found)
-        return found if joined else split(found)
-
     # -- storing
 
     async def compact(self, sid: str) -> bool:
@@ -341,26 +262,8 @@ class Log:
     def _lives(self) -> tuple[int, int]:
         return self._retention.log_ms, self._retention.tombstone_ms
 
-    def _queue_view(self, pipe: Any, sid: str) -> None:
-        pipe.hmget(keys.session(sid), FIELDS)
-        pipe.exists(keys.events(sid))
-
     async def _run(self, verb: str, sid: str, *args: scripts.Argument) -> list[Any]:
         return await scripts.run(self._redis, verb, keys.session_keys(sid), *args)
-
-
-def _lenient(sid: str, values: Any, exists: Any) -> SessionView | None:
-    """One broken hash must not keep a reaper from all the others."""
-    try:
-        for reply in (values, exists):
-            if isinstance(reply, Exception):
-                raise reply
-        return SessionView.of(values, bool(exists))
-    except (ResponseError, ValueError) as error:
-        if isinstance(error, RedisError) and transient(error):  # it is not the session that is broken
-            raise
-        _log.error("session cannot be read", session=sid, error=str(error))
-        return None
 
 
 def _appends(redis: Any) -> Callable[..., Awaitable[list[Any]]]:

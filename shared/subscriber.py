@@ -43,6 +43,11 @@ class Subscriber:
         self._connection: Any = None
         """Meaningful while connected; None between two connections."""
         self._heard = 0.0
+        self.whole = False
+        """All channels are heard: the connection stands, and what was wanted when it was made is confirmed."""
+        self._unsaid: list[str] = []
+        """Channels to subscribe at the end of this turn of the event loop, all by one command."""
+        self._saying: set[asyncio.Task[None]] = set()
 
     async def subscribe(self, channel: str) -> None:
         """Returns once Redis has confirmed, however long that takes: from then on every message arrives, or is
@@ -50,13 +55,22 @@ class Subscriber:
         confirmed = self._wanted.get(channel)
         if confirmed is None:
             confirmed = self._wanted[channel] = asyncio.get_running_loop().create_future()
-            await self._send("SUBSCRIBE", channel)
+            self._unsaid.append(channel)
+            if len(self._unsaid) == 1:
+                saying = asyncio.create_task(self._say())
+                self._saying.add(saying)
+                saying.add_done_callback(self._saying.discard)
         await asyncio.shield(confirmed)
 
     async def unsubscribe(self, channel: str) -> None:
         if (confirmed := self._wanted.pop(channel, None)) is not None:
             confirmed.cancel()
             await self._send("UNSUBSCRIBE", channel)
+
+    async def _say(self) -> None:
+        channels, self._unsaid = self._unsaid, []
+        if still := [channel for channel in channels if channel in self._wanted]:
+            await self._send("SUBSCRIBE", *still)
 
     async def run(self) -> None:
         """Reads until cancelled. A lost connection is remade for ever, with a bounded backoff."""
@@ -90,12 +104,15 @@ class Subscriber:
             waiting = asyncio.gather(*self._wanted.values(), return_exceptions=True)
             waiting.add_done_callback(self._all_confirmed)
             await connection.send_command("SUBSCRIBE", *self._wanted)
+        else:
+            self.whole = True
 
     def _all_confirmed(self, waiting: Awaitable[Any]) -> None:
+        self.whole = self._connection is not None
         self._on_reconnect()
 
     async def _disconnect(self, connection: Any) -> None:
-        self._connection = None
+        self._connection, self.whole = None, False
         cut(connection)
         await connection.disconnect(nowait=True)
 

@@ -38,6 +38,8 @@ ALIVE = "alive"
 class _NoSubscriber:
     """The test carries messages itself, or loses them."""
 
+    whole = True
+
     async def subscribe(self, channel: str) -> None:
         pass
 
