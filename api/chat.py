@@ -12,6 +12,7 @@ from api import schemas
 from api.auth import Principal, authenticate
 from api.commands import Commands
 from api.delivery import Delivery
+from api.dialects.native import NativeEncoder
 from api.errors import documented_as_json
 from api.node import Node, TheNode
 from api.stream import STREAM, EventStream
@@ -119,4 +120,5 @@ async def _resumed(node: Node, request: Request, sid: str, cursor: EventId) -> E
 
 def _stream(node: Node, caller: Principal, sid: str, cursor: EventId) -> EventStream:
     delivery = Delivery(node.hub, sid, caller, cursor, follow=False, merge=True)
-    return EventStream(delivery, node.settings.retry_ms, sid)
+    encode = NativeEncoder(node.settings.retry_ms, f"{sid}/".encode())
+    return EventStream(delivery, encode, headers={"holdfast-session": sid})

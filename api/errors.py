@@ -33,6 +33,7 @@ STATUS: dict[type[errors.HoldfastError], int] = {
     errors.TooMany: 429,
     errors.AuthenticationUnavailable: 503,
     errors.RedisUnavailable: 503,
+    errors.NodeLeaving: 503,
     errors.HoldfastError: 500,
 }
 _UNREADABLE = "There was an error parsing the body"

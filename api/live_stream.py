@@ -5,9 +5,9 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from api.delivery import Delivery
-from api.dialects.native import Encoder
+from api.dialects.encoder import Encoder, Ending, encoded
 from api.http_chunks import LAST_CHUNK, chunk
-from api.outputs import Cut, End, Idle, Nothing, Output, Refused
+from api.outputs import Idle, Output
 from shared.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -52,8 +52,8 @@ class LiveStream(asyncio.Protocol):
         """The head of the response was sent; `first` is what comes next."""
         self._transport, self._lender, self._reusable = transport, lender, reusable
         self.write = transport.write
-        self._send(first)
-        self._start()
+        if self._send(first) is Ending.NONE:
+            self._start()
 
     def shutdown(self) -> None:
         """The server takes no more requests on this connection."""
@@ -98,8 +98,7 @@ class LiveStream(asyncio.Protocol):
                 continue
             output = await self._delivery.next()
             if not isinstance(output, Idle):
-                self._send(output)
-                if self._delivery.over:
+                if self._send(output) is not Ending.NONE:
                     return
             elif not self._paused and self._delivery.join_audience(self):
                 return
@@ -112,14 +111,16 @@ class LiveStream(asyncio.Protocol):
         finally:
             self._resumed = None
 
-    def _send(self, output: Output) -> None:
-        match output:
-            case End() | Nothing():
+    def _send(self, output: Output) -> Ending:
+        data, ending = encoded(self._encode, output)
+        if data:
+            self.write(chunk(data))
+        match ending:
+            case Ending.CLEAN:
                 self._finish()
-            case Cut() | Refused():
-                self._transport.close()  # without the last chunk: the client knows that this is not the end
-            case _:
-                self.write(chunk(self._encode(output)))
+            case Ending.CUT:
+                self._transport.close()
+        return ending
 
     def _finish(self) -> None:
         self.write(LAST_CHUNK)

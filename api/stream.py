@@ -1,6 +1,7 @@
 """SSE: `GET /v1/sessions/{id}/events`. Hand-written ASGI: frames go to the socket as they are."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -10,10 +11,12 @@ from starlette.types import Receive, Scope, Send
 from api import schemas
 from api.delivery import Delivery
 from api.dialects import native
+from api.dialects.encoder import Encoder, Ending, encoded
 from api.errors import documented_as_json, error_response
 from api.live_stream import EXTENSION, HAND_OVER, LiveStream
 from api.node import StreamCaller, TheNode
-from api.outputs import Cut, End, Nothing, Output, Refused
+from api.outputs import Nothing, Output, Refused
+from shared.errors import HoldfastError
 from shared.ids import START, EventId
 
 router = APIRouter(tags=["events"])
@@ -55,13 +58,23 @@ class EventStream(Response):
     request goes on to the end of the response.
     """
 
-    def __init__(self, delivery: Delivery, retry_ms: int, session: str = "") -> None:
-        """With `session`, ids are `<session>/<event id>`, and a header names it: the client did not know it before."""
-        super().__init__(headers={**native.HEADERS, "holdfast-session": session} if session else native.HEADERS)
+    def __init__(
+        self,
+        delivery: Delivery,
+        encode: Encoder,
+        *,
+        headers: Mapping[str, str] | None = None,
+        refusal: Callable[[HoldfastError], Response] = error_response,
+    ) -> None:
+        """`headers`: beside those of every stream. `refusal`: what is answered where there is nothing to stream."""
+        super().__init__(headers={**native.HEADERS, **(headers or {})})
         self._delivery = delivery
-        self._encode = native.Encoder(retry_ms, f"{session}/".encode() if session else b"")
+        self._encode = encode
+        self._refusal = refusal
         self._started = False
         self._handed_over = False
+        self._over = False
+        """There is nothing more for this to do."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ends with the outputs, or with the client's going, which cancels whatever is being waited for; or once the
@@ -71,7 +84,7 @@ class EventStream(Response):
         gone = asyncio.create_task(_until_disconnect(receive))
         gone.add_done_callback(lambda watch: None if watch.cancelled() else task.cancel())
         try:
-            while not (self._delivery.over or self._handed_over):
+            while not (self._delivery.over or self._over):
                 handed = [await self._delivery.next()]  # given on, and not kept here while the client takes its time
                 if gone.done():  # a cancellation can get lost on its way: see shared.tasks
                     return
@@ -88,18 +101,22 @@ class EventStream(Response):
     async def _send_one(self, output: Output, scope: Scope, receive: Receive, send: Send) -> None:
         match output:
             case Refused(error) if not self._started:
-                await error_response(error)(scope, receive, send)
+                await self._refusal(error)(scope, receive, send)
+                return
             case Nothing() if not self._started:
                 await Response(status_code=204)(scope, receive, send)
-            case End() | Nothing():
-                await self._start(send)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            case Cut() | Refused():
-                await self._start(send)  # and never finished: uvicorn then closes the connection
-            case _:
-                await self._start(send)
-                if not self._hand_over(scope, output):
-                    await _send_data(send, self._encode(output))
+                return
+        await self._start(send)
+        if self._hand_over(scope, output):
+            return
+        data, ending = encoded(self._encode, output)
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        if len(data) >= LARGE:
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+        if ending is Ending.CLEAN:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._over = ending is not Ending.NONE  # a cut one is never finished: the server then closes the connection
 
     async def _start(self, send: Send) -> None:
         if not self._started:
@@ -108,17 +125,11 @@ class EventStream(Response):
 
     def _hand_over(self, scope: Scope, output: Output) -> bool:
         if (extension := scope.get("extensions", {}).get(EXTENSION)) is not None:
-            self._handed_over = extension[HAND_OVER](LiveStream(self._delivery, self._encode), output)
+            self._handed_over = self._over = extension[HAND_OVER](LiveStream(self._delivery, self._encode), output)
         return self._handed_over
 
     def _stream_headers(self) -> list[tuple[bytes, bytes]]:
         return [(name, value) for name, value in self.raw_headers if name != b"content-length"]
-
-
-async def _send_data(send: Send, data: bytes) -> None:
-    await send({"type": "http.response.body", "body": data, "more_body": True})
-    if len(data) >= LARGE:
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
 
 
 async def _until_disconnect(receive: Receive) -> None:
@@ -149,4 +160,4 @@ async def events(
     position = after if last_event_id is None else last_event_id
     cursor = START if position is None else EventId.parse(position)
     delivery = Delivery(node.hub, sid, caller, cursor, follow=follow, merge=merge)
-    return EventStream(delivery, node.settings.retry_ms)
+    return EventStream(delivery, native.NativeEncoder(node.settings.retry_ms))

@@ -187,5 +187,12 @@ class RedisUnavailable(HoldfastError):
         super().__init__("the log cannot be reached at the moment")
 
 
+class NodeLeaving(HoldfastError):
+    code = "draining"
+
+    def __init__(self) -> None:
+        super().__init__("the node is shutting down, or cannot go on with this")
+
+
 class ConfigurationError(HoldfastError):
     code = "configuration"

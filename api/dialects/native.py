@@ -15,10 +15,13 @@ HEADERS = {
 }
 
 
-class Encoder:
-    """The bytes of one stream's outputs. `retry_ms` is sent with the first of them that has data."""
+class NativeEncoder:
+    """See `api.dialects.encoder.Encoder`. `retry_ms` is sent with the first output that has data."""
 
     __slots__ = ("_prefix", "_retry")
+
+    over = False
+    partial = False
 
     def __init__(self, retry_ms: int, prefix: bytes = b"") -> None:
         self._prefix = prefix
