@@ -8,6 +8,7 @@ from typing import Any
 from shared.redis import UNREACHABLE, RedisError
 from shared.telemetry import get_logger
 from shared.topology.connections import cut
+from shared.topology.intake import Intake
 from shared.topology.listening import ear
 
 _log = get_logger(__name__)
@@ -34,15 +35,17 @@ class Subscriber:
         on_reconnect: Callable[[], None],
         near: str = "",
     ) -> None:
-        """`near`: a key. In a Cluster its server is listened to, so that a failover of that server is noticed here too;
-        without one, any server is. Raises ConfigurationError for a URL that is none."""
+        """`on_message` is told channel and payload; everything else waits until it returns. `near`: a key. In a
+        Cluster its server is listened to, so that a failover of that server is noticed here too; without one, any
+        server is. Raises ConfigurationError for a URL that is none."""
         self._ear = ear(url, near)
         self._on_message = on_message
         self._on_reconnect = on_reconnect
         self._wanted: dict[str, asyncio.Future[None]] = {}
+        self._names: dict[bytes, str] = {}
+        """Of the channels wanted, as Redis says them."""
         self._connection: Any = None
         """Meaningful while connected; None between two connections."""
-        self._heard = 0.0
         self.whole = False
         """All channels are heard: the connection stands, and what was wanted when it was made is confirmed."""
         self._unsaid: list[str] = []
@@ -55,6 +58,7 @@ class Subscriber:
         confirmed = self._wanted.get(channel)
         if confirmed is None:
             confirmed = self._wanted[channel] = asyncio.get_running_loop().create_future()
+            self._names[channel.encode()] = channel
             self._unsaid.append(channel)
             if len(self._unsaid) == 1:
                 saying = asyncio.create_task(self._say())
@@ -65,6 +69,7 @@ class Subscriber:
     async def unsubscribe(self, channel: str) -> None:
         if (confirmed := self._wanted.pop(channel, None)) is not None:
             confirmed.cancel()
+            del self._names[channel.encode()]
             await self._send("UNSUBSCRIBE", channel)
 
     async def _say(self) -> None:
@@ -78,9 +83,9 @@ class Subscriber:
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
-                    await self._connect(stack)
+                    intake = await self._connect(stack)
                     failures = 0
-                    await self._read()
+                    await intake.over
             except (*UNREACHABLE, RedisError) as error:  # also what Redis answers, such as MISCONF to a ping
                 pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
@@ -92,20 +97,23 @@ class Subscriber:
 
     # -- inside
 
-    async def _connect(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _connect(self, stack: contextlib.AsyncExitStack) -> Intake:
         connection = await self._ear.connect()
         stack.push_async_callback(self._disconnect, connection)
+        intake = await Intake.of(connection, self._take)
+        stack.callback(intake.close)
         for channel, confirmed in self._wanted.items():
             if confirmed.done():
                 self._wanted[channel] = asyncio.get_running_loop().create_future()
-        self._connection, self._heard = connection, asyncio.get_running_loop().time()
-        stack.enter_context(_background(self._watch(connection)))
+        self._connection = connection
+        stack.enter_context(_background(self._watch(connection, intake)))
         if self._wanted:
             waiting = asyncio.gather(*self._wanted.values(), return_exceptions=True)
             waiting.add_done_callback(self._all_confirmed)
             await connection.send_command("SUBSCRIBE", *self._wanted)
         else:
             self.whole = True
+        return intake
 
     def _all_confirmed(self, waiting: Awaitable[Any]) -> None:
         self.whole = self._connection is not None
@@ -116,29 +124,27 @@ class Subscriber:
         cut(connection)
         await connection.disconnect(nowait=True)
 
-    async def _read(self) -> None:
-        connection, loop = self._connection, asyncio.get_running_loop()
-        while True:
-            reply = await connection.read_response(push_request=True)
-            self._heard = loop.time()
-            match reply:
-                case [b"message", channel, payload]:
-                    self._on_message(channel.decode(), payload)
-                case [b"subscribe", channel, _]:
-                    self._confirm(channel.decode())
-
-    def _confirm(self, channel: str) -> None:
-        confirmed = self._wanted.get(channel)
-        if confirmed is not None and not confirmed.done():
+    def _take(self, reply: Any) -> None:
+        """One reply: its kind, a channel, and what there is to say. Passed over are pongs, and what was on its way when
+        its channel was given up."""
+        if not isinstance(reply, list) or len(reply) != 3:
+            return
+        kind, channel, payload = reply
+        name = self._names.get(channel)
+        if name is None:
+            return
+        if kind == b"message":
+            self._on_message(name, payload)
+        elif kind == b"subscribe" and not (confirmed := self._wanted[name]).done():
             confirmed.set_result(None)
 
-    async def _watch(self, connection: Any) -> None:
+    async def _watch(self, connection: Any, intake: Intake) -> None:
         """Pings, and cuts a connection that is silent or leads to the wrong server, so that the read above fails."""
         loop = asyncio.get_running_loop()
         pinged = loop.time()
         while True:
             await asyncio.sleep(WATCH_S)
-            if loop.time() - self._heard > SILENT_S or await self._moved(connection):
+            if loop.time() - intake.heard > SILENT_S or await self._moved(connection):
                 cut(connection)
                 return
             if loop.time() - pinged >= PING_S:
