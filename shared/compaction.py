@@ -31,7 +31,7 @@ _FIELDS = {b"type", b"data", b"at"}
 _TYPES = {delta.encode() for delta in DELTAS}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Run(Event):
     """Deltas that are stored joined: as an event it is what merging them gives. It bears the last one's id."""
 

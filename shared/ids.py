@@ -6,7 +6,9 @@ from typing import NamedTuple, Self
 
 from shared.errors import InvalidEventId
 
-_EVENT_ID = re.compile(r"(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})")
+EVENT_ID = r"(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})"
+"""The syntax of an event id: epoch, seq."""
+_EVENT_ID = re.compile(EVENT_ID)
 _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 EPOCH_JUMP = 1 << 20
@@ -43,9 +45,10 @@ def chains(cursor: EventId, event_id: EventId, prev: EventId | None) -> bool:
 
     `prev` is what the first event of an epoch names as the id before it; None for all others.
     """
-    if event_id.epoch == cursor.epoch:
-        return event_id.seq == cursor.seq + 1
-    return event_id.seq == 1 and prev == cursor
+    epoch, seq = event_id
+    if epoch == cursor[0]:
+        return seq == cursor[1] + 1
+    return seq == 1 and prev == cursor
 
 
 def is_session_id(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,36 @@ def test_what_is_published_reads_back_as_it_was(entries: list[tuple[str, str]]) 
     events = log_of(entries)
     back = published(b"".join(event.frame for event in events))
     assert [(e.id, e.type, e.data, e.frame) for e in back] == [(e.id, e.type, e.data, e.frame) for e in events]
+
+
+FRAME = b"id: 7-2\nevent: status\ndata: {}\n\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"hello", FRAME[:-1], FRAME + b"\n", FRAME + FRAME[:-2], FRAME + b"id", b"\n" + FRAME, b" " + FRAME,
+        FRAME.replace(b"7-2", b"7-02"), FRAME.replace(b"7-2", b"+7-2"), FRAME.replace(b"7-2", b"7-2_0"),
+        FRAME.replace(b"7-2", b"7 -2"), FRAME.replace(b"7-2", b"7"), FRAME.replace(b"7-2", b"7-2-3"),
+        FRAME.replace(b"7-2", b"7-12345678901234567"), FRAME.replace(b"7-2", "7-\u0662".encode()),
+        FRAME.replace(b"status", b""), FRAME.replace(b"status", b"\xff"), FRAME.replace(b"data", b"date"),
+        FRAME.replace(b"{}", b""), FRAME.replace(b"{}", b"{}\ndata: {}"), FRAME.replace(b"{}", b"{}\nretry: 1"),
+        FRAME.replace(b"\n", b"\r\n"),
+    ],
+)  # fmt: skip
+def test_what_scripts_do_not_publish_is_refused(said: bytes) -> None:
+    """Nothing is read as something near it: who hears this looks at the log."""
+    assert len(published(FRAME + FRAME)) == 2
+    with pytest.raises(ValueError):  # noqa: PT011 - of any kind
+        published(said)
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"1", b"{", b'{"prev":1}', b'{"prev":null}', b'{"prev":"x"}', b"\xff"])
+def test_a_first_event_that_names_no_id_before_it_chains_to_nothing(data: bytes) -> None:
+    """Whoever hears of it looks at the log, and does not fall over it."""
+    event = Event(EventId(7, 1), "message", data)
+    assert event.prev is None
+    assert not event.follows(EventId(6, 9))
 
 
 @given(st.lists(st.tuples(kinds, texts), max_size=30))
