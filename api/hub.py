@@ -329,5 +329,8 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+_BEFORE, _, _AFTER = keys.live("|").partition("|")
+
+
 def _sid_of(channel: str) -> str:
-    return channel[channel.index("{") + 1 : channel.index("}")]
+    return channel[len(_BEFORE) : -len(_AFTER)]
