@@ -11,7 +11,7 @@ WRITE_BYTES = 8 << 10
 
 
 class Listener(Protocol):
-    """A connection in the audience. Nothing runs for it, and none of it waits to be sent."""
+    """A connection in the audience. Nothing runs for it."""
 
     def write(self, data: bytes) -> None:
         """Send what is ready to be sent. May leave the audience meanwhile, but not another listener's."""
@@ -19,19 +19,20 @@ class Listener(Protocol):
     def recall(self) -> None:
         """Something came that is not for all: leave the audience, and let the delivery decide."""
 
+    def failed(self, error: Exception) -> None:
+        """`write` raised: leave the audience for good. The client comes back with the last that it got."""
+
 
 class Audience:
     """All of it stands at one cursor. What is published once is encoded once, and written to each of them; in doing so
     the cursor of each has moved, and nobody was woken up."""
 
-    __slots__ = ("_listeners", "_spoken", "at")
+    __slots__ = ("_listeners", "at")
 
     def __init__(self) -> None:
         self.at: EventId = START
         """Where all listeners are. Meaningful while there are any."""
         self._listeners: set[Listener] = set()
-        self._spoken = False
-        """Something was written since the last keep-alive tick."""
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -50,14 +51,13 @@ class Audience:
 
     def tell(self, payload: bytes, last: EventId) -> None:
         """Everybody gets a published batch whose first event follows on `at`; `last` is the id of its last one."""
-        self.at, self._spoken = last, True
+        self.at = last
         self._write(chunk(payload))
 
     def keep_alive(self) -> None:
-        """A comment to each, unless they were told something since the last time."""
-        if self._listeners and not self._spoken:
-            self._write(chunk(native.KEEP_ALIVE))
-        self._spoken = False
+        """A comment to each, also to those that were told something a moment ago: nobody hears nothing for longer than
+        from one tick to the next."""
+        self._write(chunk(native.KEEP_ALIVE))
 
     def recall(self) -> None:
         for listener in tuple(self._listeners):
@@ -65,4 +65,7 @@ class Audience:
 
     def _write(self, data: bytes) -> None:
         for listener in tuple(self._listeners):
-            listener.write(data)
+            try:
+                listener.write(data)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others must not miss theirs
+                listener.failed(error)

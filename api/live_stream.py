@@ -23,8 +23,9 @@ class Lender(Protocol):
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is waited for, and then cancelled, when the server leaves."""
 
-    def take_back(self, stream: "LiveStream", transport: asyncio.Transport) -> None:
-        """The response has ended; the connection may bring another request."""
+    def take_back(self, stream: "LiveStream", transport: asyncio.Transport, *, paused: bool) -> None:
+        """The response has ended; the connection may bring another request. `paused`: the transport said
+        `pause_writing` last, which it does not say again."""
 
     def forget(self, stream: "LiveStream") -> None:
         """The connection is lost."""
@@ -39,7 +40,6 @@ class LiveStream(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(self, delivery: Delivery, encode: Encoder) -> None:
-        delivery.idles = encode.plain
         self._delivery = delivery
         self._encode = encode
         self._paused = False
@@ -50,6 +50,7 @@ class LiveStream(asyncio.Protocol):
 
     def begin(self, transport: asyncio.Transport, lender: Lender, first: Output, *, reusable: bool) -> None:
         """The head of the response was sent; `first` is what comes next."""
+        self._delivery.idles = self._encode.plain  # from now on alone: nobody else knows what to do with Idle
         self._transport, self._lender, self._reusable = transport, lender, reusable
         self.write = transport.write
         if self._send(first) is Ending.NONE:
@@ -62,6 +63,11 @@ class LiveStream(asyncio.Protocol):
     def recall(self) -> None:
         if self._delivery.leave_audience():
             self._start()
+
+    def failed(self, error: Exception) -> None:
+        _log.error("a stream could not be written to", error=repr(error), exc_info=error)
+        self._leave()
+        self._transport.abort()
 
     # -- what the transport says
 
@@ -119,6 +125,7 @@ class LiveStream(asyncio.Protocol):
             case Ending.CLEAN:
                 self._finish()
             case Ending.CUT:
+                self._leave()  # the client may take long to take what it was sent
                 self._transport.close()
         return ending
 
@@ -126,7 +133,7 @@ class LiveStream(asyncio.Protocol):
         self.write(LAST_CHUNK)
         self._leave()
         if self._reusable and not self._transport.is_closing():
-            self._lender.take_back(self, self._transport)
+            self._lender.take_back(self, self._transport, paused=self._paused)
         else:
             self._transport.close()
 
@@ -134,7 +141,7 @@ class LiveStream(asyncio.Protocol):
         if self._task is not task:  # recalled since
             return
         self._task = None
-        if self._delivery.in_audience:
+        if self._delivery.in_audience and not self._transport.is_closing():
             return
         error = None if task.cancelled() else task.exception()
         if error is not None:

@@ -48,22 +48,25 @@ class Http(HttpToolsProtocol):
         cycle, transport = self.cycle, self.transport
         if transport.is_closing() or self.pipeline or self.flow.write_paused or not cycle.chunked_encoding:
             return False
-        if self.scope["http_version"] != "1.1":  # no chunks
+        if cycle.scope["http_version"] != "1.1":  # no chunks
             return False
+        whole = not cycle.more_body and self.scope is cycle.scope  # nothing of a body is to come, or of another request
         cycle.disconnected = True  # from this request
         self.connections.discard(self)
         self.connections.add(stream)  # type: ignore[arg-type]
+        self.flow.resume_reading()
         transport.set_protocol(stream)
         lender = _Lender(self.config, self.server_state, self.app_state)
-        stream.begin(transport, lender, first, reusable=cycle.keep_alive)
+        stream.begin(transport, lender, first, reusable=cycle.keep_alive and whole)
         self._forget()
         return True
 
     def _forget(self) -> None:
         """What refers to this in a circle, and would keep it."""
         self.parser = None  # type: ignore[assignment]
-        if self.scope is not None:
-            self.scope.pop("extensions", None)
+        for of in (self, self.cycle):
+            if of is not None and of.scope is not None:
+                of.scope.pop("extensions", None)
 
 
 class _Lender:
@@ -81,11 +84,13 @@ class _Lender:
         task.add_done_callback(self._state.tasks.discard)
         return task
 
-    def take_back(self, stream: LiveStream, transport: asyncio.Transport) -> None:
+    def take_back(self, stream: LiveStream, transport: asyncio.Transport, *, paused: bool) -> None:
         self.forget(stream)
         http = Http(*self._made)
         http.connection_made(transport)
         transport.set_protocol(http)
+        if paused:
+            http.pause_writing()
         http.on_response_complete()
 
     def forget(self, stream: LiveStream) -> None:
