@@ -1,9 +1,25 @@
 -- The pen-holder appends a batch. Repeating it is harmless: what is there already is skipped.
 -- ARGV: token, epoch, first seq, retention ms, tombstone ms, (type, data)*
 -- Returns OK last-seq stop answer | BEHIND last-seq | FENCED epoch | ENDED state | GONE
-local token, epoch, first = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local from = 6
-local hash = redis.call('HMGET', SESSION, 'state', 'token', 'epoch', 'last', 'stop', 'answer')
+local token, epoch = ARGV[1], ARGV[2]
+local hash = redis.call('HMGET', KEYS[2], 'state', 'token', 'epoch', 'last', 'stop')
+
+-- The usual append, with nothing in it that this one can do without, for it is most of what Redis does: one delta, by who
+-- holds the pen, right after the last event. Everything else goes on below, where the same rules are spelled out.
+local kind, data = ARGV[6], ARGV[7]
+if #ARGV == 7 and (kind == 'text.delta' or kind == 'reasoning.delta') and hash[1] == 'running' and token ~= ''
+  and hash[2] == token and hash[3] == epoch and string.sub(hash[4], #epoch + 2) + 1 == ARGV[3] + 0 then
+  local call, id, time = redis.call, epoch .. '-' .. ARGV[3], redis.call('TIME')
+  local at = time[1] .. string.sub('00000' .. time[2], -6, -4) -- ms, without a number to be formatted
+  call('XADD', KEYS[1], id, 'type', kind, 'data', data, 'at', at)
+  call('PUBLISH', KEYS[3], 'id: ' .. id .. '\nevent: ' .. kind .. '\ndata: ' .. data .. '\n\n')
+  call('HSET', KEYS[2], 'last', id)
+  return { 'OK', ARGV[3] + 0, hash[5] or '', '' }
+end
+
+-- prelude
+
+local first, from = tonumber(ARGV[3]), 6
 local state = hash[1]
 if not state or state == 'deleted' then return { 'GONE' } end
 if token == '' or hash[2] ~= token then return { 'FENCED', hash[3] or '' } end

@@ -1,4 +1,4 @@
--- Put before every verb.
+-- Part of every verb: at its top, or where it says so (scripts.py).
 -- KEYS[1] events stream, KEYS[2] session hash, KEYS[3] live channel. One hash tag, so one Cluster slot.
 -- All checks come before the first write: Redis does not roll back. XADD is the first write, so that a full memory
 -- refuses cleanly. Event data is passed through, never re-encoded (cjson would turn [] into {}).
