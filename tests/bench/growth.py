@@ -45,9 +45,9 @@ async def run(scale: Scale) -> list[Section]:
     logs = [_long(scale.of(LENGTH) * times) for times in TIMES]
     shape = Shape(1, scale.of(LENGTH_READERS), RATE)
     return [
-        await _grow("sessions, one reader each", _both(sessions), scale),
+        await _grow("sessions, one reader each", _both(sessions), scale, goal=GOAL),
         await _grow("readers of one session", _both(readers), scale),
-        await _grow("length of the log", [[(log, shape) for log in logs]], scale),
+        await _grow("length of the log", [[(log, shape) for log in logs]], scale, goal=GOAL),
     ]
 
 
@@ -62,7 +62,7 @@ def _long(events: int) -> type[Long]:
     return type("Long", (Long,), {"length": events, "name": f"Holdfast, {events:,} events in the log"})
 
 
-async def _grow(what: str, lines: Sequence[Sequence[Step]], scale: Scale) -> Section:
+async def _grow(what: str, lines: Sequence[Sequence[Step]], scale: Scale, goal: float | None = None) -> Section:
     """Holdfast's line is the first. All steps of a line are there at the same time, and take turns."""
     section = Section(
         f"Growth: {what}",
@@ -70,8 +70,10 @@ async def _grow(what: str, lines: Sequence[Sequence[Step]], scale: Scale) -> Sec
          "doubled"],
     )  # fmt: skip
     grown = [_rows(section, [run async for run in _line(line, scale)]) for line in lines]
-    verdict = "PASS" if grown[0] <= 1 + GOAL else "MISS"
-    section.remarks.append(f"{verdict}: at {TIMES[-1]}× an event costs {grown[0]:.2f} × as much, goal ≤ {1 + GOAL:g}")
+    found = f"at {TIMES[-1]}× an event costs {grown[0]:.2f} × as much"
+    if goal is not None:
+        found = f"{'PASS' if grown[0] <= 1 + goal else 'MISS'}: {found}, goal ≤ {1 + goal:g}"
+    section.remarks.append(found)
     section.remarks += [f"The floor's own growth: {each:.2f} ×" for each in grown[1:]]
     return section
 
