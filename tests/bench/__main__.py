@@ -1,4 +1,5 @@
-"""`python -m tests.bench [--quick] [SCENARIO…]`: runs the scenarios, prints their tables and writes results.md.
+"""`python -m tests.bench [--quick] [SCENARIO…]`: runs the scenarios, prints their tables and writes them to a file:
+results.md if all of them were run in full, else results.part.md.
 
 Without names, all of them; with `--quick`, those that can be run on a small scale, which takes a few minutes.
 """
@@ -31,6 +32,8 @@ from tests.bench.scale import FULL, QUICK, Scale
 from tests.support.redis_server import redis_server
 
 RESULTS = Path(__file__).parent / "results.md"
+PART = RESULTS.with_name("results.part.md")
+"""Of a run that is not the whole one."""
 OF_NODES: dict[str, Callable[[Scale], Awaitable[Section | list[Section]]]] = {
     "fanout": fan_out.fan_out,
     "many": fan_out.many,
@@ -62,10 +65,11 @@ def main(arguments: Sequence[str] | None = None, full: Scale = FULL, quick: Scal
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument("--quick", action="store_true", help="small: to see that everything works")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write (default: %(default)s)")
+    parser.add_argument("--results", type=Path, help=f"where to write instead of {RESULTS.name} or {PART.name}")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.scenarios if name not in SCENARIOS]:
         parser.error(f"no scenario {unknown[0]!r}; there are: {', '.join(SCENARIOS)}")
+    results = given.results or (PART if given.quick or given.scenarios else RESULTS)
     names = given.scenarios or (OF_NODES if given.quick else SCENARIOS)
     configure("warning", "console")
     parts = [_head(given.quick)]
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, full: Scale = FULL, quick: Scal
         for section in asyncio.run(_run(name, quick if given.quick else full)):
             parts.append(section.text())
             print(parts[-1], flush=True)
-            given.results.write_text("\n".join(parts))
+            results.write_text("\n".join(parts))
     return 0
 
 
