@@ -10,6 +10,7 @@ from shared.ids import new_token
 from shared.log import Log, Retention
 from shared.redis import connect
 from tests.bench.child import OTHER_CORE, Child, cpu_seconds, pinned, sids_of
+from tests.bench.redis_floor import floor
 from tests.bench.report import Section
 from tests.bench.scale import Scale
 from tests.bench.targets import Holdfast
@@ -25,7 +26,7 @@ INNER = {"hmget", "hget", "hset", "xadd", "publish", "time"}
 
 
 async def run(scale: Scale) -> list[Section]:
-    return [await _appends(scale), await _bytes()]
+    return [await _appends(scale), floor(scale), await _bytes()]
 
 
 async def _appends(scale: Scale) -> Section:
