@@ -1,7 +1,7 @@
 """What a caller may do to sessions: checks, the change in the log, then the word to queue or worker."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -16,7 +16,7 @@ from shared.log import Stopped as StopOutcome
 from shared.models import check_model
 from shared.redis import RedisError
 from shared.telemetry import get_logger
-from shared.views import SessionView
+from shared.views import TOOLS, SessionView
 
 _log = get_logger(__name__)
 
@@ -39,8 +39,7 @@ class Commands:
 
     async def create(self, body: schemas.CreateSession, key: str | None) -> tuple[str, Opened]:
         check_model(body.model, self._node.settings.models)
-        messages = [message.model_dump() for message in body.opening]
-        self._check_size(sum(len(message["content"]) for message in messages))
+        messages = self._said(body.opening)
         nonce = self._nonce(key)
         sid = body.id or (nonce[:32] if key else new_session_id())
         fields = {
@@ -50,6 +49,8 @@ class Commands:
             "on_crash": body.on_crash,
             "principal": self._caller,
         }
+        if body.tools:
+            fields[TOOLS] = _tools(body.tools)
         await self._node.quota.turn(self._caller, sid)
         await self._node.directory.expect_live(sid)
         opened = await self._node.log.create(sid, nonce, _hash(body.model_dump()), messages, fields)
@@ -58,19 +59,20 @@ class Commands:
 
     async def message(self, sid: str, body: schemas.NextMessage, key: str | None) -> Opened:
         await self.view(sid)
-        self._check_size(len(body.input))
+        message, *more = self._said(body.said)
         fields = {}
         if body.model is not None:
             fields["model"] = check_model(body.model, self._node.settings.models)
         if body.options is not None:
             fields["options"] = _json(body.options)
-        message = {"role": "user", "content": body.input}
+        if body.tools is not None:
+            fields[TOOLS] = _tools(body.tools)
         await self._node.quota.turn(self._caller, sid)
         await self._node.directory.expect_live(sid)
         interrupt_by = "user" if body.interrupt else ""
         opened = await self._node.log.message(
-            sid, self._nonce(key), _hash(body.model_dump()), message, fields, interrupt_by=interrupt_by
-        )
+            sid, self._nonce(key), _hash(body.model_dump()), message, fields, more=more, interrupt_by=interrupt_by
+        )  # fmt: skip
         if opened.interrupted:
             await self._tell_to_stop(opened.interrupted, sid, generation_before(opened.generation))
         await self._follow_up(sid, opened)
@@ -107,10 +109,11 @@ class Commands:
         await self._node.directory.remove_owned(self._caller, sid)
         await self._tell_to_stop(worker, sid, view.generation)
 
-    async def before(self, sid: str, turn: Opened) -> EventId:
-        """The cursor right before a turn's message; where the log no longer has that, right after it."""
-        _, page = await self._node.log.read(sid, EventId(turn.last.epoch, turn.last.seq - 1), 1)
-        return page[0].before if page and page[0].id == turn.last else turn.last
+    async def before(self, sid: str, turn: Opened, messages: int = 1) -> EventId:
+        """The cursor right before a turn's messages; where the log no longer has that, right after them."""
+        first = EventId(turn.last.epoch, turn.last.seq - messages + 1)
+        _, page = await self._node.log.read(sid, EventId(first.epoch, first.seq - 1), 1)
+        return page[0].before if page and page[0].id == first else turn.last
 
     # -- inside
 
@@ -148,6 +151,13 @@ class Commands:
             raise InvalidRequest("Idempotency-Key must have 1 to 255 characters")
         return hashlib.sha256(f"{self._caller}\0{key}".encode()).hexdigest()
 
+    def _said(self, messages: Sequence[schemas.InputMessage]) -> list[dict[str, Any]]:
+        """Messages as the data of their events. Raises InvalidRequest where they are too large."""
+        said = [message.model_dump(exclude_none=True) for message in messages]
+        calls = (encode({"calls": m["tool_calls"]}) for m in said if "tool_calls" in m)
+        self._check_size(sum(len(message["content"]) for message in said) + sum(map(len, calls)))
+        return said
+
     def _check_size(self, chars: int) -> None:
         if chars > (limit := self._node.settings.max_input_chars):
             raise InvalidRequest(f"the input has {chars} characters; {limit} are allowed")
@@ -155,6 +165,10 @@ class Commands:
 
 def _json(value: Mapping[str, Any]) -> str:
     return encode(value).decode()
+
+
+def _tools(tools: Sequence[schemas.ClientTool]) -> str:
+    return to_json(tools).decode()
 
 
 def _hash(value: Mapping[str, Any]) -> str:

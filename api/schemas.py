@@ -37,28 +37,99 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+MAX_TOOLS = 128
+TOOLS_BYTES = 1 << 17
+"""Of all tools of a session together, as JSON: they are kept with the session, and read with each generation."""
+NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+def _of_objects(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type") != "object":
+        raise ValueError("must be a JSON Schema of type object")
+    return _storable(schema)
+
+
+class ClientTool(_Request):
+    """A tool the client runs: a generation that calls it ends with that, and the next turn brings the result."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+    description: str = ""
+    parameters: Annotated[
+        dict[str, Any], AfterValidator(_of_objects), Field(description="JSON Schema, of an object")
+    ] = NO_PARAMETERS  # fmt: skip
+
+
+def _bounded(tools: list[ClientTool]) -> list[ClientTool]:
+    if len({tool.name for tool in tools}) < len(tools):
+        raise ValueError("two tools have one name")
+    try:
+        size = len(to_json(tools))
+    except (PydanticSerializationError, ValueError) as error:
+        raise ValueError("cannot be stored: no valid Unicode") from error
+    if size > TOOLS_BYTES:
+        raise ValueError(f"the tools have {size} bytes; {TOOLS_BYTES} are allowed")
+    return tools
+
+
+ClientTools = Annotated[list[ClientTool], Field(max_length=MAX_TOOLS), AfterValidator(_bounded)]
+
+
+class ToolCalled(_Request):
+    """A call an assistant made."""
+
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    arguments: Annotated[dict[str, Any], AfterValidator(_storable)] = {}
+
+
 class InputMessage(_Request):
-    role: Literal["system", "user", "assistant"]
-    content: Text
+    """`content` is needed, but for a tool's result, and beside the `tool_calls` of an assistant."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    tool_calls: Annotated[list[ToolCalled], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Annotated[str, Field(min_length=1, max_length=256, description="Whose result this is")] | None = None
+
+    @model_validator(mode="after")
+    def _as_its_role(self) -> "InputMessage":
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("a message of role tool, and no other, has a tool_call_id")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant has tool_calls")
+        if not (self.content or self.tool_calls or self.role == "tool"):
+            raise ValueError("a message without content")
+        return self
+
+
+Messages = Annotated[list[InputMessage], Field(min_length=1, max_length=1000)]
+
+
+def _check_input(input_: str | None, messages: list[InputMessage] | None) -> None:
+    if (input_ is None) == (messages is None):
+        raise ValueError("give either input or messages")
+    if messages is not None and messages[-1].role not in ("user", "tool"):
+        raise ValueError("the last of messages must be the user's, or the result of a tool")
 
 
 class CreateSession(_Request):
-    """A new session and its first generation. Either `input` or `messages`, whose last one is the user's."""
+    """A new session and its first generation. Either `input` or `messages`; the last is the user's, or a tool's result.
+
+    `tools` are run by the client: see `ClientTool`. The option `tool_choice` is `auto`, `none`, `required`, or
+    `{"name": …}` of one of them.
+    """
 
     id: SessionId | None = None
     model: Annotated[str, Field(max_length=200)] = "demo/lorem"
     input: Text | None = None
-    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=1000)] | None = None
+    messages: Messages | None = None
+    tools: ClientTools = []
     pipeline: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "chat"
     options: Options = {}
     on_crash: Literal["restart", "fail"] = "restart"
 
     @model_validator(mode="after")
     def _one_of(self) -> "CreateSession":
-        if (self.input is None) == (self.messages is None):
-            raise ValueError("give either input or messages")
-        if self.messages is not None and self.messages[-1].role != "user":
-            raise ValueError("the last of messages must be the user's")
+        _check_input(self.input, self.messages)
         return self
 
     @property
@@ -67,14 +138,26 @@ class CreateSession(_Request):
 
 
 class NextMessage(_Request):
-    """The next turn. `model` and `options` replace the session's where given."""
+    """The next turn: `input`, or `messages`, such as results of tools. `model`, `options` and `tools` replace the
+    session's where given."""
 
-    input: Text
+    input: Text | None = None
+    messages: Messages | None = None
     interrupt: Annotated[
         bool, Field(description="End the generation that runs, and open the turn in the same step")
     ] = False
     model: Annotated[str, Field(max_length=200)] | None = None
     options: Options | None = None
+    tools: ClientTools | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "NextMessage":
+        _check_input(self.input, self.messages)
+        return self
+
+    @property
+    def said(self) -> list[InputMessage]:
+        return self.messages or [InputMessage(role="user", content=self.input or "")]
 
 
 class ChatRequest(_Request):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.exceptions import NoScriptError
@@ -25,7 +25,7 @@ from shared.ids import EventId, epoch_jump
 from shared.reading import Reading, view_of
 from shared.together import Lanes, Together
 from shared.topology.cluster import Cluster
-from shared.views import SessionView
+from shared.views import TOOLS, SessionView
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,18 @@ class Log(Reading):
         message: Mapping[str, Any],
         fields: Mapping[str, str],
         *,
+        more: Sequence[Mapping[str, Any]] = (),
         interrupt_by: str = "",
     ) -> Opened:
-        """Open the next turn. With `interrupt_by`, a generation that runs is ended in the same step, by that name: its
-        worker is fenced, and what it had said so far stays.
+        """Open the next turn, with one message and perhaps `more`. With `interrupt_by`, a generation that runs is ended in
+        the same step, by that name: its worker is fenced, and what it had said so far stays.
 
         Raises SessionNotFound, SessionExpired, IdempotencyMismatch, and GenerationRunning where it may not interrupt.
         """
         cancelled = encode({"by": interrupt_by, "confirmed": False}) if interrupt_by else b""
+        data = [encode(each) for each in (message, *more)]
         reply = await self._run(
-            "session_message", sid, nonce, body, epoch_jump(), encode(message), cancelled, *_flat(fields)
+            "session_message", sid, nonce, body, epoch_jump(), cancelled, len(data), *data, *_flat(fields)
         )  # fmt: skip
         return _opened(sid, reply)
 
@@ -195,18 +197,20 @@ class Log(Reading):
                 for command in view_of(sid):
                     pipe.execute_command(*command)
                 pipe.xrange(keys.events(sid), count=page)
+                pipe.hget(keys.session(sid), TOOLS)
                 replies = await pipe.execute(raise_on_error=False)
             if not isinstance(replies[0], NoScriptError):  # a server that was restarted, or another one
                 break
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        claimed, values, exists, entries = replies
+        claimed, values, exists, entries, tools = replies
         if claimed[0] != b"OK":
             return None, None, []
         events = [event_of(*entry) for entry in entries]
         found = events if len(entries) < page else await self.events(sid, joined=True)
-        return Claimed(int(claimed[1]), int(claimed[2])), SessionView.of(values, bool(exists)), found
+        view = SessionView.of(values, bool(exists))
+        return Claimed(int(claimed[1]), int(claimed[2])), view and replace(view, tools=(tools or b"").decode()), found
 
     async def append(
         self, sid: str, token: str, epoch: int, first: int, batch: Sequence[tuple[str, bytes]]

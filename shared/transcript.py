@@ -66,17 +66,20 @@ class Usage(BaseModel):
 
 
 class Message(BaseModel):
-    """What one side said. Everything below `state` is of the assistant's messages only."""
+    """What one side said. `state` and everything below it is of the assistant's messages only."""
 
     role: str
     content: str = ""
     generation: str
+    tool_call_id: str | None = None
+    """Of role `tool`, which is what a client says: the call whose result it is."""
     state: str | None = None
     """Of the generation: running, completed, failed, cancelled."""
     attempt: int | None = None
     reasoning: str = ""
     status: list[Status] = Field(default_factory=list)
     tools: list[Tool] = Field(default_factory=list)
+    """The client's own are without a result here: that is a message of role `tool`."""
     sources: list[Source] = Field(default_factory=list)
     data: list[Data] = Field(default_factory=list)
     question: Question | None = None
@@ -122,7 +125,8 @@ class _Folder:
         if event.type == EventType.MESSAGE:
             self._close()
             said = {name: value[name] for name in ("role", "content", "generation")}
-            self.messages.append(Message(**said))
+            called = value.get("tool_calls") or ()
+            self.messages.append(Message(**said, tool_call_id=value.get("tool_call_id"), tools=list(called)))
         elif event.type == EventType.STARTED:
             self._start(value)
         elif event.type == EventType.TEXT:

@@ -12,6 +12,9 @@ FIELDS = (
 )  # fmt: skip
 """Fields of the session hash that are read together, in the order of SessionView.of."""
 
+TOOLS = "tools"
+"""The field of the client's tools, which is read apart."""
+
 DELETED = "deleted"
 
 
@@ -42,6 +45,8 @@ class SessionView:
     principal: str
     created: int
     log_exists: bool
+    tools: str = ""
+    """JSON of the client's tools, or empty. They may be large, and a claim alone reads them."""
 
     @property
     def live(self) -> bool:

@@ -24,7 +24,18 @@ LOGS = 400
 def _data(chance: random.Random, kind: str, generation: str) -> dict[str, Any]:
     some = chance.choice
     data: dict[str, dict[str, Any]] = {
-        "message": {"role": "user", "content": some(["hi", "ümläut"]), "generation": generation},
+        "message": {
+            "content": some(["hi", "ümläut", ""]),
+            "generation": generation,
+            **some(
+                [
+                    {"role": "user"},
+                    {"role": "system"},
+                    {"role": "tool", "tool_call_id": "c1"},
+                    {"role": "assistant", "tool_calls": [{"id": "c1", "name": "add", "arguments": {"a": [1]}}]},
+                ]
+            ),
+        },
         "generation.started": {"generation": generation, "attempt": some([1, 1, 2]), "model": "demo/lorem"},
         "text.delta": {"text": some(["a", "b c", "🌊"])},
         "reasoning.delta": {"text": "hm"},
@@ -50,7 +61,7 @@ def _log(seed: int) -> list[tuple[str, dict[str, Any]]]:
     log: list[tuple[str, dict[str, Any]]] = []
     for n in range(1, chance.randint(2, 4)):
         kinds = [
-            "message",
+            *["message"] * chance.randint(1, 3),
             "generation.started",
             *chance.choices([*inside, "generation.started"], k=chance.randint(0, 9)),
         ]

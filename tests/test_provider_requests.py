@@ -95,6 +95,38 @@ async def test_what_is_asked(provider: Provider, sdk: Sdk, wire: Wire, up: Upstr
     assert up.requests[0].headers["authorization"] == "Bearer secret-of-the-tests"
 
 
+CHOICES: dict[Sdk, list[tuple[dict[str, Any], dict[str, Any]]]] = {
+    "openai-chat": [
+        ({"tool_choice": "required"}, {"tool_choice": "required"}),
+        ({"tool_choice": {"name": "time"}}, {"tool_choice": {"type": "function", "function": {"name": "time"}}}),
+        ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
+    ],
+    "openai-responses": [
+        ({"tool_choice": "none"}, {"tool_choice": "none"}),
+        ({"tool_choice": {"name": "time"}}, {"tool_choice": {"type": "function", "name": "time"}}),
+        ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
+    ],
+    "anthropic": [
+        ({"tool_choice": "auto"}, {"tool_choice": {"type": "auto"}}),
+        ({"tool_choice": "none", "parallel_tool_calls": False}, {"tool_choice": {"type": "none"}}),
+        ({"tool_choice": "required"}, {"tool_choice": {"type": "any"}}),
+        ({"tool_choice": {"name": "time"}}, {"tool_choice": {"type": "tool", "name": "time"}}),
+        ({"parallel_tool_calls": False}, {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}),
+        ({"parallel_tool_calls": True}, {}),
+        ({"tool_choice": {"type": "any"}}, {"tool_choice": {"type": "any"}}),
+    ],
+}
+
+
+async def test_which_tool_is_to_be_called(provider: Provider, sdk: Sdk, wire: Wire, up: Upstream) -> None:
+    """One option for all providers, each told in its own words."""
+    for options, asked in CHOICES[sdk]:
+        up.plan(reply(wire.answer([Text("ok")])))
+        await said(provider, ModelRequest("m", HELLO.messages, CONVERSATION.tools, options))
+        body = up.requests[-1].body
+        assert {name: body[name] for name in ("tool_choice", "parallel_tool_calls") if name in body} == asked
+
+
 # -- keys
 
 
@@ -156,6 +188,7 @@ async def test_the_sdks_read_their_own_variables(
 
 REQUESTS: dict[str, ModelRequest] = {
     "an unknown option": ModelRequest("m", HELLO.messages, options={"tempratur": 1}),
+    "a tool choice nobody knows": ModelRequest("m", HELLO.messages, options={"tool_choice": "any"}),
     "an unknown role": ModelRequest("m", [{"role": "robot", "content": "hi"}]),
     "no content": ModelRequest("m", [{"role": "user"}]),
     "a result of no call": ModelRequest("m", [{"role": "tool", "content": "hi"}]),

@@ -12,6 +12,7 @@ from worker.pipelines import Pipeline, Run, lookup
 from worker.pipelines.questions import Earlier, Questions
 from worker.pipelines.remote import RemoteRuns
 from worker.pipelines.run import Limits
+from worker.providers.base import ToolSpec
 from worker.writer import Writer
 
 
@@ -34,6 +35,7 @@ def prepare(
         model=view.model,
         options=from_json(view.options) if view.options else {},
         transcript=fold(events),
+        client_tools=[ToolSpec(**tool) for tool in from_json(view.tools)] if view.tools else [],
         writer=writer,
         providers=context.providers,
         questions=Questions(context.log, writer, holding, clock, Earlier.of(events, pen.generation, view.answer)),

@@ -56,7 +56,7 @@ export class Holdfast {
    * @param {object} what
    * @param {string} what.model                 `provider/name`
    * @param {string} [what.input]               what the user said, or
-   * @param {{role: string, content: string}[]} [what.messages] a whole history that ends with the user
+   * @param {{role: string, content: string}[]} [what.messages] a whole history that ends with the user, or with results of tools
    * @param {object} [what.options]             passed to the model or pipeline
    * @param {string} [what.pipeline]
    * @param {string} [what.id]                  your own session id, `[A-Za-z0-9_-]{1,64}`

@@ -14,7 +14,7 @@ export function messageView(message, acts) {
   const element = el("article.message", {
     "data-role": message.role,
     "data-generation": message.generation ?? "",
-    "aria-label": message.role === "user" ? "You said" : "Answer",
+    "aria-label": { user: "You said", tool: "Result of a tool" }[message.role] ?? "Answer",
   });
   // The exact text, also while rendering is paused because the page is in the background.
   Object.defineProperty(element, "rawText", { get: () => message.content });

@@ -85,7 +85,7 @@ export class Thread {
 
   /** What is not in the log yet: the message on its way, and the sign that an answer is awaited. */
   #tail() {
-    const waits = this.#pending || (this.#transcript?.live && this.#transcript.last.role === "user");
+    const waits = this.#pending || (this.#transcript?.live && this.#transcript.last.role !== "assistant");
     this.#waiting.hidden = !waits;
     const tail = [this.#pending, this.#waiting].filter(Boolean);
     // Moving a node that is in its place already would start its animation again.

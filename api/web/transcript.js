@@ -44,7 +44,7 @@ export class Transcript {
   apply(type, data) {
     if (Object.hasOwn(EDITS, type)) EDITS[type](this.#current(), data);
     else if (Object.hasOwn(TERMINALS, type)) this.#end(TERMINALS[type], data);
-    else if (type === "message") this.messages.push(message(data.role, data.generation, { content: data.content }));
+    else if (type === "message") this.messages.push(said(data));
     else if (type === "generation.started") this.#start(data);
     else if (type === "gap" || type === "snapshot") this.replace(data.transcript ?? data);
     return this;
@@ -62,7 +62,7 @@ export class Transcript {
 
   /** Whether an answer is being written, or is asked for and not begun yet. */
   get live() {
-    return this.last?.role === "user" || this.#running !== undefined;
+    return ["user", "tool"].includes(this.last?.role) || this.#running !== undefined;
   }
 
   /** Input of the newest turn. */
@@ -104,10 +104,15 @@ export class Transcript {
 
 }
 
+/** A message of the client's. */
+function said({ role, content, generation, tool_call_id = null, tool_calls }) {
+  return message(role, generation, { content, tool_call_id, tools: (tool_calls ?? []).map(tool) });
+}
+
 /** `state` and everything after it is of the assistant's messages only. */
 function message(role, generation, known) {
   return {
-    role, content: "", generation, state: null, attempt: null, reasoning: "", status: [], tools: [], sources: [],
+    role, content: "", generation, tool_call_id: null, state: null, attempt: null, reasoning: "", status: [], tools: [], sources: [],
     data: [], question: null, answers: [], error: null, finish_reason: null, usage: null, ...known,
   };
 }

@@ -1,10 +1,10 @@
 -- Opens the next turn. While a generation runs: refuses, or ends that one and opens the turn in one epoch, so that its worker is
 -- fenced and nothing can come in between.
--- ARGV: nonce, body hash, jump, message data without its generation, data of generation.cancelled for the one that runs
--- ('' to refuse), (session field, value)*
+-- ARGV: nonce, body hash, jump, data of generation.cancelled for the one that runs ('' to refuse), number of messages,
+-- (message data without its generation)*, (session field, value)*
 -- Returns OK generation last fresh worker (of the generation that was ended, or '')
 --   | OTHER_BODY | UNKNOWN | EXPIRED | RUNNING generation
-local nonce, body, jump, data, cancelled = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local nonce, body, jump, cancelled, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if not known() then return { 'UNKNOWN' } end
 local seen = get('idem:' .. nonce)
 if seen ~= '' then
@@ -21,11 +21,13 @@ else
 end
 local now = now_ms()
 local generation = 'g' .. integer(tonumber(string.sub(running, 2)) + 1)
-batch[#batch + 1] = 'message'
-batch[#batch + 1] = '{"generation":"' .. generation .. '",' .. string.sub(data, 2)
+for i = 1, count do
+  batch[#batch + 1] = 'message'
+  batch[#batch + 1] = '{"generation":"' .. generation .. '",' .. string.sub(ARGV[5 + i], 2)
+end
 local _, last = open_epoch(now, '', jump, batch)
 redis.call('HSET', SESSION, 'state', 'queued', 'generation', generation, 'attempt', 0, 'crashes', 0, 'worker', '',
   'stop', '', 'question', '', 'answer', '', 'since', integer(now), 'expire_at', '',
-  'idem:' .. nonce, generation, 'body:' .. nonce, body, 'at:' .. nonce, last, unpack(ARGV, 6))
+  'idem:' .. nonce, generation, 'body:' .. nonce, body, 'at:' .. nonce, last, unpack(ARGV, 6 + count))
 keep_for_ever()
 return { 'OK', generation, last, 1, worker }

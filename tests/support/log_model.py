@@ -92,7 +92,7 @@ class Model:
         return ["OK", "g1", str(self.last), "1"]
 
     def _session_message(self, argv: Sequence[str], epoch: "_Epoch") -> list[str]:
-        nonce, body, jump, data, cancelled = argv[:5]
+        nonce, body, jump, cancelled, count = *argv[:4], int(argv[4])
         if not self.known:
             return ["UNKNOWN"]
         if seen := self.nonces.get(nonce):
@@ -104,7 +104,8 @@ class Model:
         end = [("generation.cancelled", _with(cancelled, generation=self.generation))] if self.live else []
         worker = self.worker if self.live else ""
         generation = f"g{int(self.generation[1:]) + 1}"
-        self._open(epoch, jump, "", *end, ("message", _with(data, generation=generation)))
+        said = [("message", _with(data, generation=generation)) for data in argv[5 : 5 + count]]
+        self._open(epoch, jump, "", *end, *said)
         self._turn(generation, nonce, body)
         return ["OK", generation, str(self.last), "1", worker]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.events import EventType
 from worker.pipelines.tools import Toolbox
-from worker.providers.base import Text, ToolCall
+from worker.providers.base import Text, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
     from worker.pipelines.run import Run
@@ -16,18 +16,28 @@ class TooManyRounds(Exception):
     """The model went on calling tools."""
 
 
-async def answer(run: "Run", messages: Sequence[Mapping[str, Any]], toolbox: Toolbox, max_rounds: int) -> str:
-    """Say what the model says until it calls no more tools; gives the text of all rounds.
+async def answer(
+    run: "Run",
+    messages: Sequence[Mapping[str, Any]],
+    toolbox: Toolbox,
+    max_rounds: int,
+    client_tools: Sequence[ToolSpec] = (),
+) -> str:
+    """Say what the model says until it calls no more tools, or one of the client's; gives the text of all rounds.
 
     `max_rounds` is how often it may call. Raises TooManyRounds, and whatever `run.model` raises.
     """
+    tools = [*toolbox.specs, *(tool for tool in client_tools if not toolbox.has(tool.name))]
     conversation = [dict(message) for message in messages]
     said: list[str] = []
     for left in reversed(range(max_rounds + 1)):
-        text, calls = await _round(run, conversation, toolbox, said)
+        text, calls = await _round(run, conversation, tools, said)
         if text:
             said.append(text)
-        if not calls:
+        own = [call for call in calls if toolbox.has(call.name)] if client_tools else calls
+        if len(own) < len(calls):  # the client's turn: what else was called is done before
+            await _call_all(run, toolbox, own)
+        if not calls or len(own) < len(calls):
             return "\n\n".join(said)
         if not left:
             break  # the model would never hear the results: these calls are not made
@@ -37,11 +47,11 @@ async def answer(run: "Run", messages: Sequence[Mapping[str, Any]], toolbox: Too
 
 
 async def _round(
-    run: "Run", conversation: list[dict[str, Any]], toolbox: Toolbox, said: list[str]
+    run: "Run", conversation: list[dict[str, Any]], tools: Sequence[ToolSpec], said: list[str]
 ) -> tuple[str, list[ToolCall]]:
     text: list[str] = []
     calls: list[ToolCall] = []
-    async for part in run.model(conversation, tools=toolbox.specs):
+    async for part in run.model(conversation, tools=tools):
         if isinstance(part, Text):
             if said and not text:
                 await run.text("\n\n")  # what was said before the tools is a paragraph of its own

@@ -8,8 +8,9 @@ from typing import Any
 
 from shared.events import EventType
 from shared.tasks import cancel
-from shared.transcript import Message, Transcript, Usage
+from shared.transcript import Transcript, Usage
 from worker.pipelines import answering
+from worker.pipelines.conversation import conversation
 from worker.pipelines.questions import Questions
 from worker.pipelines.remote import RemoteRuns
 from worker.pipelines.tools import Toolbox, ToolFunction
@@ -62,6 +63,7 @@ class Run:
         model: str,
         options: Mapping[str, Any],
         transcript: Transcript,
+        client_tools: Sequence[base.ToolSpec] = (),
         writer: Writer,
         providers: Providers,
         questions: Questions,
@@ -74,6 +76,8 @@ class Run:
         self.model_name = model
         self.options = options
         self.transcript = transcript
+        self.client_tools = client_tools
+        """What the client can run. A pipeline that lets a model call them ends with the call: see `answer`."""
         self.finish_reason = "stop"
         """What the generation will be said to have ended with: that of the last model call."""
         self.usage = Usage()
@@ -93,8 +97,8 @@ class Run:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation as a model takes it. What was said before a stop or a failure stays, cut off as it was."""
-        return [_for_model(message) for message in self.transcript.messages if message.content]
+        """The conversation as a model takes it: see `conversation`."""
+        return conversation(self.transcript)
 
     # -- saying things
 
@@ -160,15 +164,17 @@ class Run:
         tools: Sequence[ToolFunction] = (),
         max_rounds: int | None = None,
         tool_timeout_s: float | None = None,
+        client_tools: Sequence[base.ToolSpec] = (),
     ) -> str:
         """Let the model answer, and say all of it; gives the text.
 
         With `tools`, Python functions with type hints, it may call them: calls and results become events, and the
-        model goes on. Raises ProviderError, TooManyRounds.
+        model goes on. `client_tools` are not run here: the answer ends where one is called, with `finish_reason`
+        `tool_calls`, and the client brings the results with its next turn. Raises ProviderError, TooManyRounds.
         """
         toolbox = Toolbox(tools, tool_timeout_s or self._limits.tool_s)
-        conversation = self.messages if messages is None else messages
-        return await answering.answer(self, conversation, toolbox, max_rounds or self._limits.tool_rounds)
+        said = self.messages if messages is None else messages
+        return await answering.answer(self, said, toolbox, max_rounds or self._limits.tool_rounds, client_tools)
 
     async def model(
         self,
@@ -236,7 +242,3 @@ class Run:
         said = Usage(**{name: getattr(usage, name) for name in Usage.model_fields})
         self.usage = self.usage.plus(said)
         self._writer.event(EventType.USAGE, said.model_dump())
-
-
-def _for_model(message: Message) -> dict[str, Any]:
-    return {"role": message.role, "content": message.content}

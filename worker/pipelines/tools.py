@@ -91,6 +91,9 @@ class Toolbox:
     def specs(self) -> list[ToolSpec]:
         return [tool.spec for tool in self._tools.values()]
 
+    def has(self, name: str) -> bool:
+        return name in self._tools
+
     async def call(self, call: ToolCall) -> ToolOutcome:
         tool = self._tools.get(call.name)
         if tool is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from worker.providers.base import ModelRequest, ToolSpec
-from worker.providers.options import as_text, checked_messages, invalid, renamed
+from worker.providers.options import as_text, checked_messages, invalid, renamed, tool_choice
 
 DEFAULT_MAX_TOKENS: Final = 8192
 """Messages insist on a limit. All current models allow this one."""
@@ -16,11 +16,15 @@ _OPTIONS: Final = {
     "top_k": "top_k",
     "stop": "stop_sequences",
     "tool_choice": "tool_choice",
+    "parallel_tool_calls": "parallel_tool_calls",
     "thinking": "thinking",
     "reasoning_effort": "effort",
 }
 _SAMPLING: Final = ("temperature", "top_p", "top_k")
 """The SDK has no words for these any more. Whether a model takes them is for its server to say."""
+
+
+_TOOL_CHOICES: Final = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
 
 
 def request_body(request: ModelRequest) -> dict[str, Any]:
@@ -30,6 +34,7 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
         options["output_config"] = {"effort": options.pop("effort")}
     if sampling := {name: options.pop(name) for name in _SAMPLING if name in options}:
         options["extra_body"] = sampling
+    options |= _tool_choice(options.get("tool_choice"), options.pop("parallel_tool_calls", True))
     if isinstance(stop := options.get("stop_sequences"), str):
         options["stop_sequences"] = [stop]
     body: dict[str, Any] = {
@@ -41,6 +46,15 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
         **options,
     }
     return {**body, "tools": [_tool(tool) for tool in request.tools]} if request.tools else body
+
+
+def _tool_choice(option: object, parallel: object) -> dict[str, Any]:
+    """Whether several tools may be called at once is part of it here."""
+    if option is None and parallel:
+        return {}
+    choice = tool_choice(option or "auto", _TOOL_CHOICES, lambda name: {"type": "tool", "name": name})
+    alone = not parallel and choice["type"] != "none"
+    return {"tool_choice": {**choice, "disable_parallel_tool_use": True} if alone else choice}
 
 
 def _system(request: ModelRequest) -> dict[str, Any]:

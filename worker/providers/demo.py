@@ -1,4 +1,4 @@
-"""Models that need no key: `lorem` says deterministic text, `echo` says the last user message back."""
+"""Models that need no key: `lorem` says deterministic text, `echo` says back what user or tool said last."""
 
 import asyncio
 import random
@@ -20,10 +20,21 @@ carries holds follows returns begins ends remembers slowly quietly again once al
 """.split()  # noqa: SIM905 - a list literal of one word a line would be forty lines
 
 
+IDLE = frozenset(
+    {
+        "temperature", "top_p", "top_k", "stop", "tool_choice", "parallel_tool_calls", "thinking", "reasoning_effort",
+        "reasoning_summary", "response_format", "frequency_penalty", "presence_penalty", "background",
+    }
+)  # fmt: skip
+"""Options of the real models that change nothing here: clients send them to whichever model they try."""
+
+
 @dataclass(frozen=True)
 class DemoOptions:
     tokens: int | None = None
     """Words to say. None: 120 of lorem, all of echo."""
+    max_tokens: int | None = None
+    """Words after which it is cut off, as the real models are."""
     rate: float = 0.0
     """Words per second; 0: as fast as they are taken."""
     seed: int = 0
@@ -31,9 +42,9 @@ class DemoOptions:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "DemoOptions":
         """Raises ProviderError `invalid_request` for a wrong value and for an unknown option."""
-        given = {name: value for name, value in options.items() if value is not None}
-        if unknown := sorted(given.keys() - {"tokens", "rate", "seed"}):
-            raise invalid(f"demo has no option {unknown[0][:64]!r}; it has: rate, seed, tokens")
+        given = {name: value for name, value in options.items() if value is not None and name not in IDLE}
+        if unknown := sorted(given.keys() - {"tokens", "max_tokens", "rate", "seed"}):
+            raise invalid(f"demo has no option {unknown[0][:64]!r}; it has: max_tokens, rate, seed, tokens")
         found = cls(**given)
         found.check()
         return found
@@ -41,6 +52,8 @@ class DemoOptions:
     def check(self) -> None:
         if self.tokens is not None and not (_is_int(self.tokens) and 0 <= self.tokens <= MAX_TOKENS):
             raise invalid(f"tokens must be a whole number from 0 to {MAX_TOKENS}")
+        if self.max_tokens is not None and not (_is_int(self.max_tokens) and self.max_tokens >= 1):
+            raise invalid("max_tokens must be a whole number, 1 or more")
         if not (_is_int(self.rate) or isinstance(self.rate, float)) or not (isfinite(self.rate) and self.rate >= 0):
             raise invalid("rate must be a number of tokens per second, 0 or more; 0 means as fast as possible")
         if not _is_int(self.seed):
@@ -91,17 +104,23 @@ def words_of(text: str) -> list[str]:
 
 def _answer(request: ModelRequest, options: DemoOptions) -> tuple[Sequence[str], bool]:
     """The words to say, and whether they are all there is."""
+    words, whole = _words(request, options)
+    return words[: options.max_tokens], whole and len(words) <= (options.max_tokens or len(words))
+
+
+def _words(request: ModelRequest, options: DemoOptions) -> tuple[Sequence[str], bool]:
     if request.model == "lorem":
         return lorem(DEFAULT_TOKENS if options.tokens is None else options.tokens, options.seed), True
     if request.model == "echo":
-        words = words_of(_last_user_text(request))
+        words = words_of(_last_said(request))
         said = words[: options.tokens]
         return said, len(said) == len(words)
     raise ProviderError(Code.NOT_FOUND, f"no demo model {request.model[:64]!r}; there are: echo, lorem")
 
 
-def _last_user_text(request: ModelRequest) -> str:
-    said = [message["content"] for message in checked_messages(request) if message["role"] == "user"]
+def _last_said(request: ModelRequest) -> str:
+    """By the user, or by a tool."""
+    said = [message["content"] for message in checked_messages(request) if message["role"] in ("user", "tool")]
     if not said:
         raise invalid("echo needs a user message")
     return _plain(said[-1])

@@ -18,8 +18,8 @@ from worker.providers.base import (
     ToolSpec,
     Usage,
 )
-from worker.providers.openai_client import openai_client
-from worker.providers.options import as_text, checked_messages, renamed
+from worker.providers.openai_client import TOOL_CHOICES, openai_client
+from worker.providers.options import as_text, checked_messages, renamed, tool_choice
 from worker.providers.sdk import Chunk, Stream, parts
 from worker.providers.source import Link, ModelSource
 from worker.providers.text import Surrogates
@@ -68,6 +68,8 @@ class OpenAIChat:
 def request_body(request: ModelRequest, host: str) -> dict[str, Any]:
     """The arguments of `create`. Raises ProviderError `invalid_request`."""
     options = renamed(request.options, {**_OPTIONS, "max_tokens": _limit_name(host)}, "openai chat")
+    if (choice := options.get("tool_choice")) is not None:
+        options["tool_choice"] = tool_choice(choice, TOOL_CHOICES, _named_tool)
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [_message(message) for message in checked_messages(request)],
@@ -76,6 +78,10 @@ def request_body(request: ModelRequest, host: str) -> dict[str, Any]:
         **options,
     }
     return {**body, "tools": [_tool(tool) for tool in request.tools]} if request.tools else body
+
+
+def _named_tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
 
 
 def _limit_name(host: str) -> str:

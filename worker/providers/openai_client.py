@@ -4,6 +4,8 @@ from openai import AsyncOpenAI, OpenAIError, Timeout
 
 from worker.providers.source import CONNECT_TIMEOUT_S, READ_MARGIN_S, Lazy, Link, ModelSource, no_key
 
+TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "required"}
+
 
 def openai_client(source: ModelSource, link: Link) -> Lazy[AsyncOpenAI]:
     def make() -> AsyncOpenAI:

@@ -19,8 +19,8 @@ from worker.providers.base import (
     Usage,
 )
 from worker.providers.openai_background import Open, followed
-from worker.providers.openai_client import openai_client
-from worker.providers.options import as_text, checked_messages, renamed
+from worker.providers.openai_client import TOOL_CHOICES, openai_client
+from worker.providers.options import as_text, checked_messages, renamed, tool_choice
 from worker.providers.sdk import Chunk, Fold, Stream, parts
 from worker.providers.sdk_errors import redacted, word_code
 from worker.providers.source import Link, ModelSource
@@ -71,6 +71,8 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
     """The arguments of `create`. Raises ProviderError `invalid_request`."""
     options = renamed(request.options, _OPTIONS, "openai responses")
     reasoning = {name: options.pop(name) for name in _REASONING if name in options}
+    if (choice := options.get("tool_choice")) is not None:
+        options["tool_choice"] = tool_choice(choice, TOOL_CHOICES, _named_tool)
     body: dict[str, Any] = {
         "model": request.model,
         "input": [item for message in checked_messages(request) for item in _items(message)],
@@ -81,6 +83,10 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
     if reasoning:
         body["reasoning"] = reasoning
     return {**body, "tools": [_tool(tool) for tool in request.tools]} if request.tools else body
+
+
+def _named_tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "name": name}
 
 
 def _items(message: dict[str, Any]) -> Iterator[dict[str, Any]]:

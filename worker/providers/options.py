@@ -1,7 +1,7 @@
 """Options and messages of a request, checked; each provider says them in its own words."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from worker.providers.base import Code, ModelRequest, ProviderError
@@ -32,6 +32,21 @@ def checked_messages(request: ModelRequest) -> Iterator[dict[str, Any]]:
         if role == "tool" and not message.get("tool_call_id"):
             raise invalid("a message of role tool without tool_call_id")
         yield message
+
+
+def tool_choice(option: object, words: Mapping[str, Any], named: Callable[[str], dict[str, Any]]) -> Any:
+    """`auto`, `none`, `required`, or the one tool that must be called: `{"name": …}`, in a provider's own `words`.
+
+    What bears a `type` is in its own words already. Raises ProviderError.
+    """
+    match option:
+        case str() if option in words:
+            return words[option]
+        case {"name": str(name), **rest} if not rest:
+            return named(name)
+        case {"type": _}:
+            return option
+    raise invalid('tool_choice must be "auto", "none", "required", or {"name": …} of a tool')
 
 
 def as_text(content: object) -> str:
