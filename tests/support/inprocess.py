@@ -25,11 +25,12 @@ def settings(redis_url: str, **changes: Any) -> Settings:
 
 
 class LiveNode:
-    """A node that serves; `node` is its inside."""
+    """A node that serves; `node` is its inside, `server` what it is served by."""
 
-    def __init__(self, url: str, node: Node) -> None:
+    def __init__(self, url: str, node: Node, server: Server) -> None:
         self.url = url
         self.node = node
+        self.server = server
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +46,7 @@ async def live_node(redis_url: str, **changes: Any) -> AsyncIterator[LiveNode]:
             await serving
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield LiveNode(f"http://127.0.0.1:{port}", app.state.node)
+        yield LiveNode(f"http://127.0.0.1:{port}", app.state.node, server)
     finally:
         app.state.node.hub.drain()
         server.should_exit = True
