@@ -20,11 +20,11 @@ from shared.settings import Settings
 
 METHODS = ("GET", "POST", "DELETE")
 REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Api-Key")
-RESPONSE_HEADERS = ("Holdfast-Session", "Retry-After")
+RESPONSE_HEADERS = ("Holdfast-Session", "Retry-After", "Location", "Content-Location")
 PREFLIGHT_S = 7200
 """How long a browser may remember what it was allowed; none keeps it longer."""
 ANY = "*"
-_ACTING = ("/v1/", "/api/", "/ws/")
+_ACTING = ("/v1/", "/api/", "/ws/", "/threads", "/runs/", "/ag-ui")
 """Where a request means something. A link from elsewhere to the page itself is fine."""
 
 
