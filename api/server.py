@@ -34,6 +34,7 @@ class Http(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # after an error, too: the timer would keep this
         self._forget()
 
     def on_message_begin(self) -> None:

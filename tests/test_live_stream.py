@@ -227,6 +227,10 @@ def reached(stage: str, node: LiveNode) -> bool:
             return bool(readers)
         case "waiting":
             return sum(reader.listener is not None for reader in readers) == CLIENTS
+        case "ended":
+            return (
+                sum(isinstance(one, Http) and one.timeout_keep_alive_task is not None for one in connections) == CLIENTS
+            )
     return sum(isinstance(one, LiveStream) and one._paused for one in connections) == CLIENTS
 
 
@@ -234,12 +238,15 @@ def kept(*types: type) -> int:
     return sum(isinstance(one, types) for one in gc.get_objects())
 
 
-@pytest.mark.parametrize("stage", ["asked", "begun", "waiting", "full"])
+@pytest.mark.parametrize("stage", ["asked", "begun", "waiting", "full", "ended"])
 async def test_clients_that_vanish_leave_nothing(redis_url: str, log: Log, stage: str) -> None:
-    """By a reset before the head, before the first event, among those who wait, and full: no reader, stream, task or
-    connection is counted, and no object of theirs is kept, not even in a circle that the collector would find."""
+    """By a reset before the head, before the first event, among those who wait, full, and after the end: no reader,
+    stream, task or connection is counted, and no object of theirs is kept, not even in a circle that the collector
+    would find."""
     async with live_node(redis_url) as node:
         held = await started(log)
+        if stage == "ended":
+            await finish(log, held, 2)
         if stage == "full":
             for first in range(2, 602, 100):
                 await say(log, held, first, *(["x" * 10_000] * 100))
