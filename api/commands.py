@@ -109,6 +109,11 @@ class Commands:
         await self._node.directory.remove_owned(self._caller, sid)
         await self._tell_to_stop(worker, sid, view.generation)
 
+    async def opened_by(self, sid: str, key: str) -> Opened | None:
+        """The turn that a request with this key has opened; None where there was none."""
+        found = await self._node.log.opened_by(sid, self._nonce(key))
+        return None if found is None else Opened(*found, fresh=False)
+
     async def before(self, sid: str, turn: Opened, messages: int = 1) -> EventId:
         """The cursor right before a turn's messages; where the log no longer has that, right after them."""
         first = EventId(turn.last.epoch, turn.last.seq - messages + 1)

@@ -104,6 +104,11 @@ class Duplex(ABC):
         delivery = Delivery(self.node.hub, sid, self.caller, cursor, follow=True, merge=merge)
         self._outputs.set_result(delivery.outputs())
 
+    def end(self, why: Exception) -> None:
+        """Close the socket, for one that follows nothing by itself: its lobby is where it waits for the end."""
+        if not self._outputs.done():
+            self._outputs.set_exception(why)
+
     # -- inside
 
     async def _follow(self) -> None:

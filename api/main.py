@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from api import chat, chat_socket, cors, errors, health, page, sessions, stream, websocket
 from api.auth import Authenticator
-from api.compat import openai_chat, openai_models, openai_responses
+from api.compat import openai_chat, openai_models, openai_responses, vercel, vercel_socket
 from api.leaving import AnswerBeforeLeaving
 from api.limits import LimitBody
 from api.node import open_node
@@ -48,7 +48,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(AnswerBeforeLeaving, whole=app)
     errors.install(app)
-    for part in (sessions, stream, websocket, chat, chat_socket, openai_chat, openai_responses, openai_models):
+    for part in (
+        sessions,
+        stream,
+        websocket,
+        chat,
+        chat_socket,
+        openai_chat,
+        openai_responses,
+        openai_models,
+        vercel,
+        vercel_socket,
+    ):
         app.include_router(part.router, responses=errors.documented_as_json(401, 403, 429))
     app.include_router(health.router)
     page.install(app)

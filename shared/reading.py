@@ -32,6 +32,12 @@ class Reading:
         values, exists = await self._trips.ask(keys.session(sid), *view_of(sid))
         return SessionView.of(values, bool(exists))
 
+    async def opened_by(self, sid: str, nonce: str) -> tuple[str, EventId] | None:
+        """The generation that a turn with this nonce has opened, and the id of its last message."""
+        asked = ("HMGET", keys.session(sid), f"idem:{nonce}", f"at:{nonce}")
+        ((generation, at),) = await self._trips.ask(keys.session(sid), asked)
+        return (generation.decode(), EventId.parse(at.decode())) if generation and at else None
+
     def by_server(self, sids: Sequence[str], most: int) -> list[list[list[str]]]:
         """For each server, batches of at most `most` sessions that can be looked at together: in a Cluster, a master
         that is gone must not hide the sessions of the others."""

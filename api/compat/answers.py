@@ -27,9 +27,11 @@ def streamed(
     refusal: Refusal,
     cursor: EventId = START,
     headers: Mapping[str, str] | None = None,
+    merge: bool = False,
 ) -> EventStream:
-    """`cursor`: before the first event of the generation; START will always do."""
-    delivery = Delivery(node.hub, sid, caller, cursor, follow=False, merge=False)
+    """`cursor`: before the first event of the generation; START will always do. `merge`: for a protocol that numbers
+    nothing, whose clients can have neighbouring deltas as one."""
+    delivery = Delivery(node.hub, sid, caller, cursor, follow=False, merge=merge)
     named = {SESSION_HEADER: sid, **(headers or {})}
     return EventStream(delivery, ProjectionEncoder(projection), headers=named, refusal=refusal)
 
