@@ -198,7 +198,8 @@ class Hub:
         """Asked only where the decision needs it: for a cursor ahead of the log."""
         if view is None or cursor <= view.last:
             return False
-        return await self.directory.is_alive(view.worker)
+        worker = view.worker
+        return await self.sharing.one(("alive", worker), lambda: self.directory.is_alive(worker))
 
     # -- joining
 

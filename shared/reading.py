@@ -69,11 +69,8 @@ class Reading:
         Less than `count` means that the log ends there. Deltas that are stored joined come as a Run. The session is no
         newer than the page, which is what `shared.reader` needs. (A MULTI would be refused while the memory is full.)
         """
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for command in view_of(sid):
-                pipe.execute_command(*command)
-            pipe.xrange(keys.events(sid), min=f"({cursor}", count=count)
-            values, exists, entries = await pipe.execute()
+        asked = ("XRANGE", keys.events(sid), f"({cursor}", "+", b"COUNT", count)
+        values, exists, entries = await self._trips.ask(keys.session(sid), *view_of(sid), asked, weight=count)
         return SessionView.of(values, bool(exists)), after(cursor, [event_of(*entry) for entry in entries])
 
     async def page(self, sid: str, cursor: EventId, count: int, burst_bytes: int) -> tuple[SessionView | None, Page]:
@@ -102,7 +99,11 @@ class Reading:
         """
         found: list[Event] = []
         start = "-"
-        while entries := await self._redis.xrange(keys.events(sid), min=start, count=page):
+        while True:
+            asked = ("XRANGE", keys.events(sid), start, "+", b"COUNT", page)
+            (entries,) = await self._trips.ask(keys.session(sid), asked, weight=page)
+            if not entries:
+                break
             found += (event_of(*entry) for entry in entries)
             start = f"({found[-1].id}"
             if until is not None and found[-1].id >= until:

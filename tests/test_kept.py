@@ -261,6 +261,43 @@ async def test_a_storm_takes_two_connections(log: Log, redis_url: str) -> None:
     assert {len(reader.events) for reader in readers} == {5}
 
 
+async def test_a_storm_of_looks_takes_two_connections(log: Log, redis: Any, redis_url: str) -> None:
+    """The subscription was lost: the log of every feed is looked at, and nobody is refused a connection for it."""
+    sids = [f"s{n}" for n in range(100)]
+    held = {sid: await sessions.started(log, sid) for sid in sids}
+    async with far(redis_url, 0.1) as distant:
+        told = settings(distant, quiet_check_s=60, replay_page=40)
+        slow = connect(distant, connections=4, timeout_s=1.0)
+        async with Hub(told, Log(slow, told.retention), Directory(slow)).running() as running:
+            readers = [Client(running, sid=sid) for sid in sids]
+            for reader in readers:
+                await reader.until(CaughtUp)
+            await redis.client_kill_filter(_type="pubsub")
+            for sid, pen in held.items():
+                await sessions.say(log, pen, 2, "a", sid=sid)
+            for reader in readers:
+                await reader.until_events(3)
+            assert len(slow.connection_pool._available_connections) <= 2
+            for reader in readers:
+                await reader.leave()
+        await slow.aclose(close_connection_pool=True)
+
+
+async def test_readers_ahead_of_the_log_ask_once_for_its_owner(log: Log, redis: Any, redis_url: str) -> None:
+    """After a failover a crowd may be ahead: whether the writer lives is one question, not one for each of them."""
+    held = await sessions.started(log)
+    await Directory(redis).refresh_lease("w1", 60_000, "")
+    async with hub(redis_url, redis, quiet_check_s=60, heal_wait_s=60) as running:
+        before = await _calls(redis, "exists")
+        readers = [Client(running, EventId(held.epoch, 9)) for _ in range(50)]
+        async with asyncio.timeout(10):
+            while sum(reader.delivery._ahead_since is not None for reader in readers) < 50:
+                await asyncio.sleep(0.01)
+        assert await _calls(redis, "exists") - before < 50 + 25  # one of each when it came, for the session
+        for reader in readers:
+            await reader.leave()
+
+
 async def test_many_channels_are_subscribed_by_one_command(log: Log, redis: Any, redis_url: str) -> None:
     """Those that are asked for in one turn of the loop; each is heard."""
     async with hub(redis_url, redis) as running:
