@@ -10,7 +10,17 @@ from fastapi import FastAPI
 
 from api import chat, chat_socket, cors, errors, health, page, sessions, stream, websocket
 from api.auth import Authenticator
-from api.compat import openai_chat, openai_models, openai_responses, vercel, vercel_socket
+from api.compat import (
+    ag_ui,
+    anthropic_messages,
+    langgraph,
+    langgraph_threads,
+    openai_chat,
+    openai_models,
+    openai_responses,
+    vercel,
+    vercel_socket,
+)
 from api.leaving import AnswerBeforeLeaving
 from api.limits import LimitBody
 from api.node import open_node
@@ -57,6 +67,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openai_chat,
         openai_responses,
         openai_models,
+        langgraph,
+        langgraph_threads,
+        ag_ui,
+        anthropic_messages,
         vercel,
         vercel_socket,
     ):

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import from_json
 
 from api import schemas
-from api.compat.threads import checked, model_of
+from api.compat.threads import Id, Sayable, checked, model_of
 from api.dialects.conversation import json_text
 from api.dialects.langgraph import Mode
 from shared.errors import InvalidRequest
@@ -36,15 +36,6 @@ def _listed(given: object) -> object:
     return found
 
 
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("no valid Unicode") from error
-    return text
-
-
-ThreadId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_encodable)]
 Modes = Annotated[list[Mode], BeforeValidator(_listed), Field(max_length=50)]
 
 
@@ -53,7 +44,7 @@ class CreateThread(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    thread_id: ThreadId | None = None
+    thread_id: Id | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
     metadata: dict[str, Any] | None = None
     ttl: Any = None
@@ -65,7 +56,7 @@ class Command(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    resume: Any
+    resume: Sayable
     update: None = None
     goto: None = None
 

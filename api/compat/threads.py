@@ -1,20 +1,44 @@
 """Conversations that a client names by an id of its own: which session that is, and the next turn in it."""
 
 import hashlib
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from api import schemas
 from api.commands import Commands
 from api.errors import words_of
 from api.node import Node, Principal
 from shared.errors import InvalidRequest, SessionExists
+from shared.events import encode
 from shared.ids import is_session_id
 from shared.log import Opened
 from shared.views import SessionView
 
 Body = TypeVar("Body", bound=BaseModel)
+
+
+def _sayable(given: Any) -> Any:
+    """What can be written as JSON again. Raises ValueError."""
+    try:
+        encode({"given": given})
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise ValueError("cannot be said: too deep") from error
+    return given
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("no valid Unicode") from error
+    return text
+
+
+Id = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_encodable)]
+"""What a client calls something of its own."""
+Sayable = Annotated[Any, AfterValidator(_sayable)]
 _OPENAI = ("gpt-", "chatgpt-", "o1", "o3", "o4")
 
 

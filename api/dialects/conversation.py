@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import to_json
-
-from shared.events import Event, EventType
+from shared.events import Event, EventType, encode
 from shared.transcript import Usage
 
 
@@ -158,5 +156,5 @@ def text_of(output: object) -> str:
     return output if isinstance(output, str) else json_text(output)
 
 
-def json_text(value: object) -> str:
-    return to_json(value, inf_nan_mode="null").decode()
+def json_text(value: Any) -> str:
+    return encode(value).decode()
