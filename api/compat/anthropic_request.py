@@ -114,7 +114,9 @@ def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
     """Tools that Anthropic runs, or knows the words of, are nobody's here."""
     if (kind := tool.get("type")) not in (None, "custom"):
         raise InvalidRequest(f"{place}.type: {str(kind)[:64]!r} is not supported here; only custom tools are")
-    renamed = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
+    if tool.get("input_schema") is None:
+        raise InvalidRequest(f"{place}.input_schema: is missing")
+    renamed = {"name": tool.get("name"), "parameters": tool["input_schema"]}
     return renamed | ({"description": tool["description"]} if tool.get("description") is not None else {})
 
 
@@ -129,14 +131,14 @@ def _messages(turn: Turn, place: str) -> list[dict[str, Any]]:
 def _of_user(role: str, blocks: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
     """Results come first, as they must there."""
     results: list[dict[str, Any]] = []
-    rest: list[dict[str, Any]] = []
+    texts: list[str] = []
     for n, block in enumerate(blocks):
         if block.get("type") == "tool_result":
             results.append(_result(block, f"{place}.content.{n}"))
         else:
-            rest += _texts([block], f"{place}.content", n, kinds="text and tool_result")
-    text = "\n\n".join(map(str, rest))
-    return [*results, {"role": role, "content": text}] if rest or not results else results
+            texts += _texts([block], f"{place}.content", n, kinds="text and tool_result")
+    said = {"role": role, "content": "\n\n".join(texts)}
+    return [*results, said] if texts or not results else results
 
 
 def _of_assistant(blocks: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
