@@ -49,8 +49,6 @@ class Http(HttpToolsProtocol):
         cycle, transport = self.cycle, self.transport
         if transport.is_closing() or self.pipeline or self.flow.write_paused or not cycle.chunked_encoding:
             return False
-        if cycle.scope["http_version"] != "1.1":  # no chunks
-            return False
         whole = not cycle.more_body and self.scope is cycle.scope  # nothing of a body is to come, or of another request
         cycle.disconnected = True  # from this request
         self.connections.discard(self)

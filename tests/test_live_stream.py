@@ -41,9 +41,10 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         self.writer.transport.abort()
 
-    def ask(self, sid: str, *headers: str, version: str = "1.1", **query: str | int) -> None:
-        lines = [f"GET {events_path(sid, **query)} HTTP/{version}", "Host: localhost", *headers]
-        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+    def ask(self, sid: str, *headers: str, version: str = "1.1", times: int = 1, along: bytes = b"") -> None:
+        """`along` is sent right behind it."""
+        lines = [f"GET {events_path(sid)} HTTP/{version}", "Host: localhost", *headers]
+        self.writer.write(("\r\n".join(lines).encode() + b"\r\n\r\n") * times + along)
 
     async def head(self) -> str:
         """Of the next response."""
@@ -131,8 +132,7 @@ async def test_what_is_left_on_a_connection_is_no_request(
     is closed, and nothing that comes over it later is taken for a request."""
     held = await started(log)
     async with Connection(port_of(node)) as client:
-        client.ask("s1", *headers)
-        client.writer.write(along)
+        client.ask("s1", *headers, along=along)
         assert "200 OK" in await client.head()
         await client.frames("caught_up")
         await waiting(node)
@@ -280,19 +280,25 @@ def _asked(port: int) -> socket.socket:
 
 @pytest.mark.parametrize(("version", "times"), [("1.0", 1), ("1.1", 2)])
 async def test_no_request_holds_the_node_up(redis_url: str, log: Log, version: str, times: int) -> None:
-    """A connection that cannot be handed over, without chunks or with a second request behind the first, is served
-    live as well, and others meanwhile."""
+    """Of an old client, or with a second one right behind it, so that the connection cannot be handed over: each is
+    served live, in order, and others meanwhile."""
     async with system(redis_url, workers=0) as running:
         held = await started(log)
         async with Connection(running.nodes[0].port) as client, Connection(running.nodes[0].port) as other:
-            for _ in range(times):
-                client.ask("s1", version=version)
+            client.ask("s1", version=version, times=times)
             await client.head()
             await client.frames("caught_up")
             other.writer.write(LIVEZ)
             assert "200 OK" in await other.head()
             await say(log, held, 2, "a")
             assert (await client.frames("text.delta"))[-1].id == f"{held.epoch}-2"
+            await finish(log, held, 3)
+            assert [frame.id for frame in await client.frames()] == [f"{held.epoch}-3"]
+            for _ in range(times - 1):
+                await client.head()
+                assert (await client.frames())[-1].id == f"{held.epoch}-3"
+            if version == "1.0":
+                assert await client.rest() == b""
 
 
 async def test_a_node_that_leaves_cuts_all_that_wait(redis_url: str, log: Log) -> None:
