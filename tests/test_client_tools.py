@@ -140,6 +140,12 @@ def test_only_calls_that_were_answered_are_told() -> None:
     assert told == ["user:hi", "assistant:t1", "tool:t1", "user:hi"]
 
 
+def test_what_the_client_says_itself_is_told_as_it_is() -> None:
+    """A history that leaves a call open is the client's own: the provider says what is wrong with it."""
+    opened = {"role": "assistant", "content": "", "tool_calls": SAID_CALLS}
+    assert _conversation(*_turn(1, ASKED, opened, ASKED)) == ["user:hi", "assistant:t1+t2", "user:hi"]
+
+
 def test_results_that_are_brought_again_are_told_once() -> None:
     """The turn with the results failed before its first word, and is asked again."""
     first = _turn(1, ASKED, calls=("t1",))

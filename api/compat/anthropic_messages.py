@@ -20,7 +20,7 @@ from api.dialects.anthropic_messages import (
     message_of,
     request_id,
 )
-from api.errors import error_response
+from api.errors import documented_as_json, error_response
 from api.node import Caller, Node, Principal, TheNode
 from shared.errors import HoldfastError, UnknownModel
 from shared.events import State
@@ -45,6 +45,20 @@ def refusal(error: HoldfastError) -> Response:
 
 router = APIRouter(tags=["anthropic"], route_class=refusing(refusal))
 
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+            "required": ["type", "message"],
+        },
+        "request_id": {"type": "string"},
+    },
+    "required": ["type", "error", "request_id"],
+}
+_ERROR = {"description": "The error", "content": {"application/json": {"schema": ERROR_SCHEMA}}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "As Anthropic answers; with `stream` as server-sent events.",
@@ -53,10 +67,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
             "text/event-stream": {"schema": {"type": "string"}},
         },
     },
-    **{
-        status: {"description": "The error", "content": {"application/json": {"schema": {"type": "object"}}}}
-        for status in (400, 404, 413, 500, 503, 504, 529)
-    },
+    **dict.fromkeys((400, 401, 403, 404, 422, 429, 500, 503, 504, 529), _ERROR),
+    **documented_as_json(413),
 }
 
 
