@@ -20,7 +20,7 @@ _log = get_logger(__name__)
 
 REDIS_AWAY_S = 0.5
 HEAL_POLL_S = 1.0
-FIRST_PAGE = 100
+FIRST_PAGE = 400
 BEHIND = 32
 """A reader that has this many events to catch up with is slow: it gets them merged, in fewer and larger ones."""
 

@@ -30,7 +30,7 @@ COMPARED = (
 """Fields of the hash that are also the model's."""
 COMPACTION = ("session_stage", "session_compact")
 """Verbs that change how a log is stored, and nothing of what the model knows."""
-SETTLE_S = 4.0
+SETTLE_S = 15.0
 ALIVE = "alive"
 """The worker that has a lease."""
 
