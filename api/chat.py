@@ -24,7 +24,7 @@ PATH = "/api/chat/stream"
 router = APIRouter(tags=["chat"])
 
 
-def _cursor(
+async def _cursor(
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="`<session>/<event id>`: resume there, start nothing")
     ] = None,
@@ -40,7 +40,7 @@ def _cursor(
     return sid, EventId.parse(event_id)
 
 
-def _key(
+async def _key(
     key: Annotated[
         str | None,
         Query(min_length=1, max_length=255, description="Repeats with it start nothing: for a cut before the first id"),
@@ -50,7 +50,7 @@ def _key(
     return key or header
 
 
-def _by_url(
+async def _by_url(
     message: Annotated[str | None, Query(description="What to ask", min_length=1)] = None,
     session: Annotated[schemas.SessionId | None, Query(description="Ask there; none: in a new session")] = None,
     model: Annotated[str | None, Query(max_length=200)] = None,
