@@ -20,7 +20,7 @@ router = APIRouter(tags=["ag-ui"])
 _RESPONSES = {**{status: said for status, said in STREAM.items() if status != 204}, **documented_as_json(413, 503)}
 
 
-@router.post("/ag-ui", response_class=EventStream, responses=_RESPONSES)
+@router.post("/ag-ui", response_class=EventStream, status_code=200, responses=_RESPONSES)
 async def run_agent(node: TheNode, caller: Caller, body: RunAgentInput) -> EventStream:
     """Run the agent. A run that was cut is resumed by the same request: it is told from its start, and begins nothing.
     A question ends a run (outcome `interrupt`), and its answer in `resume` begins the next one."""

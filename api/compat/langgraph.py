@@ -39,13 +39,13 @@ _REFUSALS = documented(400, 404, 410, 413, 422, 503)
 Asked = Annotated[Modes, Query(description="As in the request that began the run")]
 
 
-@router.post("/threads/{thread}/runs/stream", response_class=EventStream, responses=STREAMED)
+@router.post("/threads/{thread}/runs/stream", response_class=EventStream, status_code=200, responses=STREAMED)
 async def stream_run(node: TheNode, caller: Caller, thread: str, body: RunRequest, key: Key = None) -> EventStream:
     """Begin a run, and stream it. Cut, it goes on at the `Location` that is answered."""
     return await _run_and_stream(node, caller, thread, body, key)
 
 
-@router.post("/runs/stream", response_class=EventStream, responses=STREAMED)
+@router.post("/runs/stream", response_class=EventStream, status_code=200, responses=STREAMED)
 async def stream_stateless(node: TheNode, caller: Caller, body: RunRequest, key: Key = None) -> EventStream:
     """The same in a thread of its own."""
     return await _run_and_stream(node, caller, str(uuid4()), body, key)
@@ -115,7 +115,7 @@ async def show_run(node: TheNode, caller: Caller, thread: str, run: str) -> Obje
     return answers.run(thread, found.sid, found.generation, found.view, state)
 
 
-@router.get("/threads/{thread}/runs/{run}/stream", response_class=EventStream, responses=STREAMED)
+@router.get("/threads/{thread}/runs/{run}/stream", response_class=EventStream, status_code=200, responses=STREAMED)
 async def join_stream(
     node: TheNode,
     caller: Caller,

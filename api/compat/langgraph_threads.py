@@ -79,7 +79,7 @@ async def thread_history(
     return [answers.state(thread, sid, view, await answers.events_of(node, sid, view))] if view else []
 
 
-@router.get("/threads/{thread}/stream", response_class=EventStream, responses=STREAMED)
+@router.get("/threads/{thread}/stream", response_class=EventStream, status_code=200, responses=STREAMED)
 async def join_thread(
     node: TheNode,
     caller: Caller,
