@@ -236,7 +236,7 @@ async def test_thread_before_and_after_its_runs(sdk: LangGraphClient) -> None:
     assert (await sdk.threads.get(thread))["status"] == "idle"
     assert (await sdk.threads.get_state(thread))["values"] == {"messages": []}
     await sdk.runs.wait(thread, "demo/echo", input={"messages": "one"})
-    run = await sdk.runs.create(thread, "agent", input={"messages": [{"type": "human", "content": "two"}]})
+    run = await sdk.runs.create(thread, "agent", input={"messages": ["two"]})
     values: Any = await sdk.runs.join(thread, run["run_id"])
     assert [message["content"] for message in values["messages"]] == ["one", "one", "two", "two"]
     assert (await sdk.threads.get_state(thread))["values"] == values
