@@ -247,6 +247,15 @@ async def test_refusals_are_in_anthropics_shape(client: anthropic.AsyncAnthropic
     assert (body["type"], body["error"]["type"], body["request_id"]) == ("error", kind, raised.value.request_id)
 
 
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[]", b'{"model": 3}'])
+async def test_a_body_that_is_none_is_refused_in_the_same_shape(node: LiveNode, body: bytes) -> None:
+    """Whatever part of the node finds it out."""
+    async with httpx.AsyncClient(base_url=node.url) as client:
+        told = await client.post("/v1/messages", content=body, headers={"content-type": "application/json"})
+    assert (told.status_code, told.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert told.json()["request_id"] == told.headers["request-id"]
+
+
 async def test_a_stranger_is_refused_in_anthropics_shape(redis_url: str) -> None:
     """By the key that the SDK sends."""
     keys = {"alice": ("a" * 64,)}

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,6 +33,10 @@ def refusing(refusal: Refusal) -> type[APIRoute]:
                     return refusal(error)
                 except RequestValidationError as error:
                     return refusal(InvalidRequest(words_of(error.errors()[0])))
+                except HTTPException as error:
+                    if error.status_code != 400:
+                        raise
+                    return refusal(InvalidRequest(f"the body cannot be read: {error.detail}"))
                 except RedisError as error:
                     _log.error("redis failed", error=str(error))
                     return refusal(RedisUnavailable())
