@@ -31,7 +31,13 @@ STREAM_OR_JSON: dict[int | str, dict[str, Any]] = {
         "description": "As OpenAI answers; with `stream` as server-sent events.",
         "content": {
             "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {
+                "itemSchema": {
+                    "type": "object",
+                    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+                    "required": ["data"],
+                }
+            },
         },
     }
 }

@@ -67,7 +67,7 @@ async def create_response(node: TheNode, caller: Caller, body: CreateResponse, k
 
 
 @router.get(
-    "/{response_id}", response_class=Response, responses={**STREAM_OR_JSON, **documented_as_json(404, 422, 503)}
+    "/{response_id}", response_class=Response, responses={**STREAM_OR_JSON, **documented_as_json(400, 404, 422, 503)}
 )
 async def retrieve_response(
     node: TheNode,
