@@ -431,16 +431,17 @@ async def _chain(stage: Stage, up: Scripted, nodes: list[LiveNode], chance: rand
     for n, gate in enumerate(gates):
         up.answers[f"turn {number}.{n}"] = _ending(WIRES[sdk], gate)
     sid = await stage.start(model=f"{sdk}/m", input=f"turn {number}.0")
-    pause_s = 0.01
+    spread_s, before = 0.01, ""
     for n in range(TURNS):
         await stage.until(sid, lambda events: _speaks(events, f"g{n + 1}"))  # noqa: B023 - awaited in this round
         async with session(chance.choice(nodes).url, sid) as speaker:
-            gates[n].set()
-            await asyncio.sleep(chance.uniform(0, pause_s))
+            asyncio.get_running_loop().call_later(chance.uniform(0, spread_s), gates[n].set)
+            await asyncio.sleep(chance.uniform(0, spread_s))
             opened = await speaker.call("message", input=f"turn {number}.{n + 1}", interrupt=True)
             assert opened["data"]["generation"] == f"g{n + 2}"
         ended = _ends(await stage.log.events(sid))[n].type
-        pause_s *= 2 if ended == EventType.CANCELLED else 0.5  # stays where both happen, whatever the machine is
+        spread_s *= 2 if ended == before else 0.75  # stays where both happen, whatever the machine is
+        before = ended
     gates[-1].set()
     return await stage.until(sid, lambda events: len(_ends(events)) > TURNS and events[-1].terminal)
 
