@@ -188,15 +188,36 @@ async def test_a_provider_that_breaks_off_is_an_error(
     assert not any(chunk.choices[0].finish_reason for chunk in chunks)
 
 
-async def test_a_refused_request_is_not_run_again(stage: DialectStage) -> None:
-    """What the provider refuses is the client's error, told at once, and asked once."""
-    stage.up.plan(failure(400, {"error": {"message": "no such thing", "type": "invalid_request_error"}}))
+@pytest.mark.parametrize(
+    ("status", "code", "asked"), [(400, "invalid_request", 1), (401, "authentication", 1), (503, "overloaded", 2)]
+)
+async def test_only_what_may_succeed_is_run_again(stage: DialectStage, status: int, code: str, asked: int) -> None:
+    """By the SDK, which is told so: a request that the provider refuses, or a key, is no better the next time."""
+    stage.up.plan(failure(status, {"error": {"message": "no", "type": "x"}}, x_should_retry="false"))
     stage.up.requests.clear()
-    async with AsyncOpenAI(base_url=f"{stage.urls[0]}/v1", api_key="none", max_retries=2) as client:
-        with pytest.raises(openai.BadRequestError) as caught:
+    async with AsyncOpenAI(base_url=f"{stage.urls[0]}/v1", api_key="none", max_retries=1) as client:
+        with pytest.raises(openai.APIStatusError) as caught:
             await client.chat.completions.create(model="openai-chat/m", messages=HELLO)
-    assert caught.value.code == "invalid_request"
-    assert len(stage.up.requests) == 1
+    assert caught.value.code == code
+    assert len(stage.up.requests) == asked
+
+
+@pytest.mark.parametrize("key", [None, "k1"])
+async def test_a_node_that_leaves_starts_nothing_twice(module_redis_url: str, key: str | None) -> None:
+    """It cannot wait for the end: whether the SDK may repeat the request depends on whether that would be known again.
+    The session is named."""
+    async with live_node(module_redis_url) as node, httpx.AsyncClient(base_url=node.url, timeout=SECONDS) as http:
+        body = {"model": "demo/lorem", "messages": HELLO, **LONG}
+        headers = {"Idempotency-Key": key} if key else {}
+        asking = asyncio.create_task(http.post("/v1/chat/completions", json=body, headers=headers))
+        while not any(feed.readers for feed in node.node.hub._feeds.values()):
+            await asyncio.sleep(0)
+        node.node.hub.drain()
+        answer = await asking
+    assert answer.status_code == 503
+    assert answer.headers.get("x-should-retry") == (None if key else "false")
+    assert answer.headers["holdfast-session"]
+    assert answer.json()["error"]["code"] == "draining"
 
 
 @pytest.mark.parametrize("stream", [True, False])
