@@ -19,6 +19,7 @@ from shared.events import EventType
 from tests.support.cutting import cutting
 from tests.support.dialect_stage import SECONDS, DialectStage, stage
 from tests.support.generations import piped
+from tests.support.speaking import until_it_speaks
 from tests.support.tools import node as node_program
 from tests.upstream import SEVER, reply
 from tests.upstream_fixtures import WIRES
@@ -161,14 +162,25 @@ async def test_stopped_run_is_cancelled(stage: DialectStage) -> None:
     thread = next(_threads)
     props = {"options": {"tokens": 20_000, "rate": 50}}
     running = asyncio.create_task(agents([run(stage.urls[0], props=props)], thread=thread))
-    async with httpx.AsyncClient(base_url=stage.urls[1]) as client, asyncio.timeout(SECONDS):
-        async with stage.node.hub.reading(thread) as reader:
-            while not any(event.type == EventType.TEXT for event in await stage.log.events(thread)):
-                await reader.feed.changed()
+    await until_it_speaks(stage, thread)
+    async with httpx.AsyncClient(base_url=stage.urls[1]) as client:
         stopped = await client.post(f"/v1/sessions/{thread}/stop")
         assert stopped.json()["state"] == "cancelled"
     ((done,),) = await running
     assert done["events"][-1]["outcome"] == {"type": "cancelled"}
+
+
+async def test_run_that_is_deleted_is_no_success(stage: DialectStage) -> None:
+    """A stream that breaks off for good, as its session is deleted, is rejected by the client."""
+    thread = next(_threads)
+    props = {"options": {"tokens": 20_000, "rate": 50}}
+    running = asyncio.create_task(agents([run(stage.urls[0], props=props)], thread=thread))
+    await until_it_speaks(stage, thread)
+    async with httpx.AsyncClient(base_url=stage.urls[1]) as client:
+        assert (await client.delete(f"/v1/sessions/{thread}")).status_code == 204
+    ((done,),) = await running
+    assert done["error"] is not None
+    assert "RUN_FINISHED" not in types(done)
 
 
 async def test_questions_are_interrupts(stage: DialectStage) -> None:

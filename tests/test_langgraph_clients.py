@@ -20,6 +20,7 @@ from shared.events import EventType
 from tests.support.cutting import cutting
 from tests.support.dialect_stage import SECONDS, DialectStage, stage
 from tests.support.generations import piped
+from tests.support.speaking import until_it_speaks
 from tests.support.tools import node as node_program
 from tests.upstream import SEVER, reply
 from tests.upstream_fixtures import WIRES
@@ -236,7 +237,8 @@ async def test_thread_before_and_after_its_runs(sdk: LangGraphClient) -> None:
     assert (await sdk.threads.get(thread))["status"] == "idle"
     assert (await sdk.threads.get_state(thread))["values"] == {"messages": []}
     await sdk.runs.wait(thread, "demo/echo", input={"messages": "one"})
-    run = await sdk.runs.create(thread, "agent", input={"messages": ["two"]})
+    said: Any = {"messages": [{"type": "human", "content": "two"}]}
+    run = await sdk.runs.create(thread, "agent", input=said)
     values: Any = await sdk.runs.join(thread, run["run_id"])
     assert [message["content"] for message in values["messages"]] == ["one", "one", "two", "two"]
     assert (await sdk.threads.get_state(thread))["values"] == values
@@ -249,6 +251,18 @@ async def test_waiting_for_a_failure_is_no_success(stage: DialectStage, sdk: Lan
     stage.up.plan(reply(WIRES["openai-chat"].head("half "), SEVER))
     with pytest.raises(Exception, match=r"^\w+: ."):
         await sdk.runs.wait(next(_threads), "openai-chat/m", input={"messages": "hi"})
+
+
+@CLIENTS
+async def test_run_that_is_deleted_is_no_success(stage: DialectStage, client: Client) -> None:
+    """A stream that breaks off for good, as its thread is deleted, is an error to the SDK: it cannot come back."""
+    running = job(stage.urls[0], options=SLOW)
+    streaming = asyncio.create_task(client(running))
+    await until_it_speaks(stage, running["thread"])
+    async with get_client(url=stage.urls[1], api_key=None) as other:
+        await other.threads.delete(running["thread"])
+    (outcome,) = await asyncio.gather(streaming, return_exceptions=True)
+    assert isinstance(outcome, APIStatusError) or "404" in outcome[0]["error"]
 
 
 async def test_resume_answers_a_question(sdk: LangGraphClient) -> None:
@@ -272,7 +286,8 @@ async def test_resume_answers_a_question(sdk: LangGraphClient) -> None:
     await asyncio.wait_for(asked.wait(), SECONDS)
     rest = [part async for part in sdk.runs.stream(thread, "trip", command={"resume": "food"}, stream_mode=["values"])]
     await asyncio.wait_for(listening, SECONDS)
-    assert rest[-1].event == heard[-1].event == "end"
+    assert [part.event for part in rest] == ["values", "end"]
+    assert heard[-1].event == "end"
     assert "with food" in rest[-2].data["messages"][-1]["content"]
     assert heard[-1].id == rest[-1].id
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from api.commands import Commands
 from api.compat import langgraph_answers as answers
@@ -17,10 +17,10 @@ from api.compat.langgraph_requests import (
     next_turn,
     resumed_with,
 )
-from api.compat.langgraph_threads import STREAMED, Object, Resumed
+from api.compat.langgraph_threads import STREAMED, Object, Resumed, Thread
 from api.compat.threads import session_of, turn_in, view_of
 from api.dialects.langgraph import WITH_TEXT, Cursor, LangGraphProjection, Mode
-from api.errors import documented, error_response
+from api.errors import documented, documented_as_json, error_response
 from api.node import Caller, Node, Principal, TheNode
 from api.schemas import AnswerRequest
 from api.sessions import Key
@@ -36,11 +36,12 @@ router = APIRouter(tags=["langgraph"])
 CANCEL_WAIT_S = 30.0
 _RUN = re.compile(r"([A-Za-z0-9_-]{1,64})_(g[1-9][0-9]{0,8})")
 _REFUSALS = documented(400, 404, 410, 413, 422, 503)
+Run = Annotated[str, Path(min_length=1, max_length=100)]
 Asked = Annotated[Modes, Query(description="As in the request that began the run")]
 
 
 @router.post("/threads/{thread}/runs/stream", response_class=EventStream, status_code=200, responses=STREAMED)
-async def stream_run(node: TheNode, caller: Caller, thread: str, body: RunRequest, key: Key = None) -> EventStream:
+async def stream_run(node: TheNode, caller: Caller, thread: Thread, body: RunRequest, key: Key = None) -> EventStream:
     """Begin a run, and stream it. Cut, it goes on at the `Location` that is answered."""
     return await _run_and_stream(node, caller, thread, body, key)
 
@@ -59,7 +60,7 @@ async def _run_and_stream(node: Node, caller: Principal, thread: str, body: RunR
 
 @router.post("/threads/{thread}/runs", responses=_REFUSALS)
 async def create_run(
-    node: TheNode, caller: Caller, thread: str, body: RunRequest, response: Response, key: Key = None
+    node: TheNode, caller: Caller, thread: Thread, body: RunRequest, response: Response, key: Key = None
 ) -> Object:
     """Begin a run, and do not wait for it."""
     begun = await _begin(node, caller, thread, body, key)
@@ -70,7 +71,7 @@ async def create_run(
 
 @router.post("/threads/{thread}/runs/wait", responses=_REFUSALS)
 async def wait_for_run(
-    node: TheNode, caller: Caller, thread: str, body: RunRequest, response: Response, key: Key = None
+    node: TheNode, caller: Caller, thread: Thread, body: RunRequest, response: Response, key: Key = None
 ) -> Object:
     """Begin a run, and answer with the thread's values at its end, or with `__error__`."""
     begun = await _begin(node, caller, thread, body, key)
@@ -90,7 +91,7 @@ async def wait_stateless(
 async def list_runs(
     node: TheNode,
     caller: Caller,
-    thread: str,
+    thread: Thread,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0, le=1_000_000_000)] = 0,
     status: Annotated[str | None, Query(max_length=20)] = None,
@@ -106,7 +107,7 @@ async def list_runs(
 
 
 @router.get("/threads/{thread}/runs/{run}", responses=documented(404, 422, 503))
-async def show_run(node: TheNode, caller: Caller, thread: str, run: str) -> Object:
+async def show_run(node: TheNode, caller: Caller, thread: Thread, run: Run) -> Object:
     """How a run stands."""
     found = await _found(node, caller, thread, run)
     newest = found.generation == found.view.generation
@@ -119,8 +120,8 @@ async def show_run(node: TheNode, caller: Caller, thread: str, run: str) -> Obje
 async def join_stream(
     node: TheNode,
     caller: Caller,
-    thread: str,
-    run: str,
+    thread: Thread,
+    run: Run,
     stream_mode: Asked = [],  # noqa: B006
     cancel_on_disconnect: bool = False,
     last_event_id: Resumed = None,
@@ -134,17 +135,22 @@ async def join_stream(
 
 
 @router.get("/threads/{thread}/runs/{run}/join", responses=_REFUSALS)
-async def join_run(node: TheNode, caller: Caller, thread: str, run: str, response: Response) -> Object:
+async def join_run(node: TheNode, caller: Caller, thread: Thread, run: Run, response: Response) -> Object:
     """Wait for the end of a run: the thread's values then, or `__error__`."""
     return await _join(node, caller, await _found(node, caller, thread, run), response)
 
 
-@router.post("/threads/{thread}/runs/{run}/cancel", status_code=202, responses=documented(400, 404, 413, 422, 503))
+@router.post(
+    "/threads/{thread}/runs/{run}/cancel",
+    status_code=202,
+    response_class=Response,
+    responses=documented_as_json(400, 404, 413, 422, 503),
+)
 async def cancel_run(
     node: TheNode,
     caller: Caller,
-    thread: str,
-    run: str,
+    thread: Thread,
+    run: Run,
     wait: bool = False,
     action: Annotated[str, Query(description="Only `interrupt`: what was said stays")] = "interrupt",
 ) -> Response:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from fastapi import APIRouter, Body, Header, Query
+from fastapi import APIRouter, Body, Header, Path, Query
 
 from api.commands import Commands
 from api.compat import langgraph_answers as answers
@@ -33,6 +33,7 @@ Resumed = Annotated[
     str | None, Header(alias="Last-Event-ID", description="The id of the last event received; none, or `-1`: all")
 ]
 Object = dict[str, Any]
+Thread = Annotated[str, Path(min_length=1, max_length=200, description="The session's id, or a name of the client's")]
 
 
 @router.post("/threads", responses=documented(400, 413, 422, 503))
@@ -48,7 +49,7 @@ async def create_thread(node: TheNode, caller: Caller, body: Annotated[CreateThr
 
 
 @router.get("/threads/{thread}", responses=documented(422, 503))
-async def show_thread(node: TheNode, caller: Caller, thread: str) -> Object:
+async def show_thread(node: TheNode, caller: Caller, thread: Thread) -> Object:
     """Status and values of a thread."""
     sid = session_of(caller, thread)
     view = await view_of(node, caller, sid)
@@ -56,13 +57,13 @@ async def show_thread(node: TheNode, caller: Caller, thread: str) -> Object:
 
 
 @router.delete("/threads/{thread}", status_code=204, responses=documented(404, 422, 503))
-async def delete_thread(node: TheNode, caller: Caller, thread: str) -> None:
+async def delete_thread(node: TheNode, caller: Caller, thread: Thread) -> None:
     """Stop and forget."""
     await Commands(node, caller).delete(session_of(caller, thread))
 
 
 @router.get("/threads/{thread}/state", responses=documented(422, 503))
-async def thread_state(node: TheNode, caller: Caller, thread: str) -> Object:
+async def thread_state(node: TheNode, caller: Caller, thread: Thread) -> Object:
     """The messages, and whether something runs."""
     sid = session_of(caller, thread)
     view = await view_of(node, caller, sid)
@@ -71,7 +72,7 @@ async def thread_state(node: TheNode, caller: Caller, thread: str) -> Object:
 
 @router.post("/threads/{thread}/history", responses=documented(400, 413, 422, 503))
 async def thread_history(
-    node: TheNode, caller: Caller, thread: str, body: Annotated[Object | None, Body()] = None
+    node: TheNode, caller: Caller, thread: Thread, body: Annotated[Object | None, Body()] = None
 ) -> list[Object]:
     """The newest state alone: earlier ones cannot be gone back to."""
     sid = session_of(caller, thread)
@@ -83,7 +84,7 @@ async def thread_history(
 async def join_thread(
     node: TheNode,
     caller: Caller,
-    thread: str,
+    thread: Thread,
     stream_mode: Annotated[list[str], Query(description="Only `run_modes`")] = ["run_modes"],  # noqa: B006
     last_event_id: Resumed = None,
 ) -> EventStream:
