@@ -14,6 +14,7 @@ import pytest
 from anthropic.types import MessageParam, RawMessageStreamEvent, ToolParam
 from pydantic import TypeAdapter
 
+from shared.events import EventType
 from tests.support.generations import Stage, stage
 from tests.support.inprocess import LiveNode, live_node
 from tests.support.tools import node as node_program
@@ -247,7 +248,7 @@ async def test_refusals_are_in_anthropics_shape(client: anthropic.AsyncAnthropic
     assert (body["type"], body["error"]["type"], body["request_id"]) == ("error", kind, raised.value.request_id)
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[]", b'{"model": 3}'])
+@pytest.mark.parametrize("body", [b"{", b'{"model": "\xff"}', b"[]", b'{"model": 3}'])
 async def test_a_body_that_is_none_is_refused_in_the_same_shape(node: LiveNode, body: bytes) -> None:
     """Whatever part of the node finds it out."""
     async with httpx.AsyncClient(base_url=node.url) as client:
@@ -327,6 +328,24 @@ async def test_a_stream_that_the_node_cuts_is_an_error_in_python(stage: Stage, r
         view = await stage.log.view(stream.response.headers["holdfast-session"])
         assert view is not None
         assert view.live
+
+
+async def test_a_whole_answer_the_node_cannot_wait_for_is_not_asked_for_again(stage: Stage, redis_url: str) -> None:
+    """The generation goes on without it: the SDK's own retries would start another one."""
+    async with (
+        stage.worker(),
+        live_node(redis_url) as node,
+        anthropic.AsyncAnthropic(base_url=node.url, api_key="none") as client,
+    ):
+        asked = client.messages.create(model="demo/lorem", max_tokens=1000, messages=HI, extra_body=SLOW)
+        waiting = asyncio.create_task(asked)
+        sid = await _newest(node, not_="")
+        await stage.until_event(sid, EventType.TEXT)
+        node.node.hub.drain()
+        with pytest.raises(anthropic.InternalServerError) as raised:
+            await waiting
+        assert raised.value.response.headers["holdfast-session"] == sid
+        assert await _sessions(node) == [sid]
 
 
 @pytest.mark.parametrize("how", ["events", "stream"])
