@@ -1,21 +1,27 @@
 """Holdfast for Python: start an answer, follow it, lose the network, go on exactly where you were.
 
+    import asyncio
     from shared.client import AsyncClient, Failed, TextDelta
 
-    async with AsyncClient("http://127.0.0.1:8000", key=None) as holdfast:
-        session = await holdfast.create(model="demo/lorem", input="Hello")
-        async for event in session.events():
-            match event:
-                case TextDelta(text=text):
-                    print(text, end="", flush=True)
-                case Failed(code=code, message=message):
-                    print(f"failed: {code}: {message}")
-        await session.message("And now?")
-        answer = await session.result()  # raises GenerationFailed where it did
-        print(answer.content)
+    async def main() -> None:
+        async with AsyncClient("http://127.0.0.1:8000") as holdfast:  # key="hf_…", where one is needed
+            session = await holdfast.create(model="demo/lorem", input="Hello")
+            async for event in session.events():
+                match event:
+                    case TextDelta(text=text):
+                        print(text, end="", flush=True)
+                    case Failed(code=code, message=message):
+                        print(f"failed: {code}: {message}")
 
-    # Elsewhere, with the id and the cursor that were stored: exactly the rest.
-    session = holdfast.session(sid, cursor=cursor)
+            await session.message("And now?")
+            answer = await session.result()  # raises GenerationFailed where it did
+            print(answer.content)
+
+            # In another process, with the id and the cursor that were stored: exactly the rest.
+            later = holdfast.session(session.id, cursor=session.cursor)
+            print([event async for event in later.events()])
+
+    asyncio.run(main())
 
 `Client` has the same words without `async` and `await`. Every call that changes something bears an Idempotency-Key and
 is repeated with the same key when no answer came, so nothing is started twice, however bad the network is.

@@ -160,7 +160,10 @@ class AsyncSession(Place):
         reader.ended(cut)
 
     async def text(self) -> AsyncGenerator[str, None]:
-        """The text of the answer, as it comes. Raises GenerationFailed, GenerationCancelled and AnswerLost."""
+        """The text of the answer, as it comes; with a cursor in the middle of one, the rest of that is first.
+
+        Raises GenerationFailed, GenerationCancelled and AnswerLost.
+        """
         generation = await self._client.run(self.naming())
         reader = Text(generation, self.cursor)
         async with aclosing(self.events()) as events:

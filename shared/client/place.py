@@ -84,6 +84,8 @@ class Place:
             raise GenerationFailed(generation, failure.code, failure.message, failure.retryable)
         if message.state == State.CANCELLED:
             raise GenerationCancelled(generation)
+        if message.attempt is None:  # no start in the log: nor, perhaps, what followed it
+            raise AnswerLost(f"the log of session {self.id!r} has lost the beginning of {generation}")
         return message
 
 

@@ -164,7 +164,10 @@ class Session(Place):
         reader.ended(cut)
 
     def text(self) -> Generator[str, None, None]:
-        """The text of the answer, as it comes. Raises GenerationFailed, GenerationCancelled and AnswerLost."""
+        """The text of the answer, as it comes; with a cursor in the middle of one, the rest of that is first.
+
+        Raises GenerationFailed, GenerationCancelled and AnswerLost.
+        """
         generation = self._client.run(self.naming())
         reader = Text(generation, self.cursor)
         with closing(self.events()) as events:

@@ -23,6 +23,10 @@ class Proxy:
         """From now on nothing arrives any more, and nobody is told."""
         self._open.clear()
 
+    def go_on(self) -> None:
+        """Everything arrives again, what was held back too."""
+        self._open.set()
+
     def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = asyncio.create_task(self._link(reader, writer))
         self._links.add(link)
