@@ -226,6 +226,8 @@ async def test_same_run_again_begins_nothing(stage: DialectStage) -> None:
     [
         ({"context": [{"description": "d", "value": "v"}]}, "context"),
         ({"messages": []}, "messages"),
+        ({"messages": [{"id": "u", "role": "user", "content": "\ud800"}]}, "Unicode"),
+        ({"runId": "\ud800"}, "runId"),
         ({"messages": [{"id": "u", "role": "nobody", "content": "x"}]}, "role"),
         ({"forwardedProps": {"model": "nobody/m"}}, "model"),
         ({"resume": [{"interruptId": "q", "status": "resolved", "payload": "x"}]}, "no session"),
@@ -238,7 +240,8 @@ async def test_refuses_what_it_cannot_do(stage: DialectStage, more: dict[str, An
     asked = [{"id": "u1", "role": "user", "content": "hi"}]
     async with httpx.AsyncClient(base_url=stage.urls[0]) as client:
         body = {"threadId": thread, "runId": "r1", "messages": asked, **more}
-        response = await client.post("/ag-ui", json=body)
+        sent: Any = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+        response = await client.post("/ag-ui", **sent)
         assert response.status_code in (400, 404, 422)
         assert named in response.json()["error"]["message"]
         assert (await client.get(f"/v1/sessions/{thread}")).status_code == 404

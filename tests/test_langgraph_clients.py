@@ -304,6 +304,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}}, "content"),
     ({"assistant_id": "nobody/m"}, "model"),
     ({"unheard_of": 1}, "unheard_of"),
+    ({"input": {"messages": "\ud800"}}, "Unicode"),
 ]
 
 
@@ -313,7 +314,8 @@ async def test_refuses_what_it_cannot_do(stage: DialectStage, said: dict[str, An
     body = {"assistant_id": "demo/echo", "input": {"messages": "hi"}, **said}
     thread = next(_threads)
     async with httpx.AsyncClient(base_url=stage.urls[0]) as client:
-        response = await client.post(f"/threads/{thread}/runs/stream", json=body)
+        sent: Any = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+        response = await client.post(f"/threads/{thread}/runs/stream", **sent)
         assert response.status_code in (400, 422)
         assert named in response.json()["error"]["message"]
         assert (await client.get(f"/threads/{thread}/runs")).json() == []

@@ -80,9 +80,13 @@ async def turn_in(
 def checked(kind: type[Body], **fields: Any) -> Body:
     """A body of our own from what another protocol's request says. Raises InvalidRequest with its first error."""
     try:
-        return kind(**fields)
+        body = kind(**fields)
+        body.model_dump_json()
     except ValidationError as error:
         raise InvalidRequest(words_of(error.errors()[0])) from error
+    except PydanticSerializationError as error:
+        raise InvalidRequest("no valid Unicode") from error
+    return body
 
 
 def model_of(name: str) -> str:
