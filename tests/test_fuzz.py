@@ -83,9 +83,10 @@ def _short(name: str) -> st.SearchStrategy[Any]:
     return VALUES if name != "wait_s" else st.sampled_from([[], {}, "1e9", True])
 
 
+ASKED = [{"role": "user", "id": "u1", "parts": [{"type": "text", "text": "x"}]}]
 BASES: list[dict[str, Any]] = [
     {"input": "x", "model": "demo/echo"}, {"input": "x"}, {"message": "x", "model": "demo/echo"}, {"wait_s": 0},
-    {"question": "q", "text": "x"}, {},
+    {"question": "q", "text": "x"}, {}, {"id": "done", "messages": ASKED, "model": "demo/echo"},
 ]  # fmt: skip
 """What some call takes, so that not everything fails at the first field."""
 
@@ -106,13 +107,14 @@ BODIES = st.one_of(
 PATHS = [
     "/v1/sessions", "/v1/sessions/{}", "/v1/sessions/{}/events", "/v1/sessions/{}/messages", "/v1/sessions/{}/stop",
     "/v1/sessions/{}/answer", "/v1/sessions/{}/token", "/v1/sessions/{}/ws", "/api/chat/stream", "/ws/chat", "/web/{}",
-    "/{}", "/docs", "/openapi.json", "/livez", "/readyz",
+    "/api/chat", "/api/chat/{}/stream", "/api/chat/{}/stop", "/api/chat/ws", "/{}", "/docs", "/openapi.json", "/livez",
+    "/readyz",
 ]  # fmt: skip
 OPERATIONS = [
     ("POST", "/v1/sessions"), ("GET", "/v1/sessions"), ("GET", "/v1/sessions/{}"), ("DELETE", "/v1/sessions/{}"),
     ("GET", "/v1/sessions/{}/events"), ("POST", "/v1/sessions/{}/messages"), ("POST", "/v1/sessions/{}/stop"),
     ("POST", "/v1/sessions/{}/answer"), ("POST", "/v1/sessions/{}/token"), ("GET", "/api/chat/stream"),
-    ("POST", "/api/chat/stream"),
+    ("POST", "/api/chat/stream"), ("POST", "/api/chat"), ("GET", "/api/chat/{}/stream"), ("POST", "/api/chat/{}/stop"),
 ]  # fmt: skip
 METHODS = ["GET", "POST", "DELETE", "HEAD", "PUT", "OPTIONS", "PATCH", "TRACE", "X"]
 QUERIES = [
@@ -160,7 +162,7 @@ def heads(draw: st.DrawFn) -> bytes:
     return b"\r\n".join(lines)
 
 
-FRAME_TYPES = st.sampled_from(["message", "stop", "answer", "ping", "x", ""])
+FRAME_TYPES = st.sampled_from(["message", "stop", "answer", "ping", "send", "resume", "abort", "x", ""])
 
 
 @st.composite
@@ -170,6 +172,10 @@ def frames(draw: st.DrawFn) -> bytes:
     frame["type"] = draw(FRAME_TYPES | VALUES)
     if draw(st.booleans()):
         frame |= {"ref": draw(SCALARS), "key": draw(SCALARS)}
+    if draw(st.booleans()):
+        trigger = draw(st.sampled_from(["submit-message", "regenerate-message"]) | TEXT)
+        frame |= {"requestId": draw(TEXT | SCALARS), "body": draw(bodies() | VALUES), "messages": ASKED}
+        frame["trigger"] = trigger
     return json.dumps(frame).encode()
 
 
@@ -291,7 +297,7 @@ def test_any_handshake(target: Target) -> None:
     """Whatever a WebSocket is asked for with: it is closed with the code of a refusal, or opened and answers."""
 
     @fuzz(0.1)
-    @given(path=targets(["/v1/sessions/{}/ws", "/ws/chat", "/ws/{}"]), value=HEADER_VALUES, text=FRAMES)
+    @given(path=targets(["/v1/sessions/{}/ws", "/ws/chat", "/api/chat/ws", "/ws/{}"]), value=HEADER_VALUES, text=FRAMES)
     def check(path: bytes, value: str, text: bytes) -> None:
         said = re.sub(rb"[\r\n\0]", b"", value.encode("latin-1", "replace"))
         for headers in (

@@ -407,6 +407,8 @@ FILE = {"type": "file", "mediaType": "image/png", "url": "data:,"}
         ([user("x", parts=[FILE, {"type": "text", "text": "x"}])], {}, 400, "file"),
         ([user("x"), assistant()], {}, 400, "messages"),
         ([user("")], {}, 400, "messages"),
+        ([user("\ud800")], {}, 400, "text"),
+        ([user("x", "\ud800")], {}, 400, "id"),
         ([user("x", role="robot")], {}, 400, "role"),
         ([user("x")], {"tools": [{"name": "t"}]}, 400, "tools"),
         ([user("x")], {"system": "Be brief"}, 400, "system"),
@@ -414,7 +416,7 @@ FILE = {"type": "file", "mediaType": "image/png", "url": "data:,"}
         ([user("x")], {"pipeline": "a b"}, 400, "pipeline"),
         ([user("x")], {"id": ""}, 400, "id"),
     ],
-    ids=str,
+    ids=ascii,
 )
 async def test_what_cannot_be_followed_is_refused_by_name(
     chat: Chat, messages: list[dict[str, Any]], more: dict[str, Any], status: int, names: str

@@ -209,7 +209,17 @@ def test_frames_are_numbered_from_0() -> None:
 def test_the_id_of_a_message_names_its_generation(sid: str) -> None:
     """And no other session's."""
     assert generation_of(message_id(sid, "g12"), sid) == "g12"
-    for wrong in (message_id("other", "g1"), f"msg_{sid}", f"msg_{sid}_x1", f"msg_{sid}_g", f"{sid}_g1", "", "g1"):
+    for wrong in (
+        message_id("other", "g1"),
+        message_id(sid, "g" + "9" * 10),
+        message_id(sid, "g\u0663"),
+        f"msg_{sid}",
+        f"msg_{sid}_x1",
+        f"msg_{sid}_g",
+        f"{sid}_g1",
+        "",
+        "g1",
+    ):
         assert generation_of(wrong, sid) is None
 
 

@@ -1,7 +1,7 @@
 """What the AI SDK's `useChat` sends, and what it means here."""
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +23,15 @@ def session_of(chat: str) -> str:
     return chat if is_session_id(chat) else hashlib.sha256(chat.encode()).hexdigest()[:32]
 
 
+class Part(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: Annotated[str, Field(max_length=200)]
+    text: Annotated[str, Field(max_length=1 << 24)] | None = None
+    """The bound is far beyond what any body holds; but only a bounded string is looked at, and refused if it is no
+    Unicode."""
+
+
 class UIMessage(BaseModel):
     """Parts that only show what was said otherwise, or are an app's own, are not looked at."""
 
@@ -30,15 +39,14 @@ class UIMessage(BaseModel):
 
     id: Annotated[str, Field(max_length=512)] | None = None
     role: Literal["system", "user", "assistant"]
-    parts: list[dict[str, Any]]
+    parts: list[Part]
 
     @property
     def text(self) -> str:
         """Raises InvalidRequest for a file: it would be left out of what is asked."""
-        if any(part.get("type") == "file" for part in self.parts):
+        if any(part.type == "file" for part in self.parts):
             raise InvalidRequest("messages: a part of type file cannot be sent on; only text can")
-        texts = [part.get("text") for part in self.parts if part.get("type") == "text"]
-        return "\n".join([text for text in texts if isinstance(text, str)])
+        return "\n".join([part.text for part in self.parts if part.type == "text" and part.text])
 
 
 class ChatRequest(BaseModel):

@@ -8,12 +8,12 @@ are transient data parts: they are handed to `onData`, and not kept in the messa
 question's id, which the same part with the answer in it replaces. A source without a URL is a document.
 """
 
+import re
 from typing import Any
 
 from api.dialects.encoder import Unsayable
 from api.dialects.projection import Projection
 from shared.events import Event, EventType, encode
-from shared.ids import generation_number
 
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -27,22 +27,19 @@ OTHER = "other"
 
 Chunk = dict[str, Any]
 
-_PREFIX = "msg_"
+_GENERATION = re.compile(r"g[1-9][0-9]{0,8}")
 
 
 def message_id(sid: str, generation: str) -> str:
     """Of the assistant's message: the same on every replay, so that a client replaces what it has of it."""
-    return f"{_PREFIX}{sid}_{generation}"
+    return f"msg_{sid}_{generation}"
 
 
 def generation_of(message: str, sid: str) -> str | None:
     """The opposite; None where the message is none of this session."""
-    of, _, generation = message.removeprefix(_PREFIX).rpartition("_")
-    try:
-        number = generation_number(generation)
-    except ValueError:
-        return None
-    return generation if message == message_id(sid, generation) and of == sid and generation == f"g{number}" else None
+    generation = message.rpartition("_")[2]
+    named = _GENERATION.fullmatch(generation) and message == message_id(sid, generation)
+    return generation if named else None
 
 
 class UiChunks:
