@@ -81,6 +81,29 @@ async def test_wrong_options_are_refused(options: dict[str, object]) -> None:
     assert (await failed(Demo(), asked("lorem", **options))).code is Code.INVALID_REQUEST
 
 
+async def test_echo_says_what_a_tool_gave_back() -> None:
+    """Where that is what was said last: a round of tools ends with words."""
+    said = [{"role": "user", "content": "weather?"}, {"role": "tool", "tool_call_id": "t1", "content": "rain"}]
+    parts = [part async for part in Demo().stream(ModelRequest("echo", said))]
+    assert parts[0] == Text("rain")
+
+
+async def test_a_limit_cuts_the_demo_off_as_it_does_the_others() -> None:
+    """By words; the finish reason says so, unless all of it was said."""
+    for limit, reason in ((3, "length"), (4, "stop")):
+        parts = [part async for part in Demo().stream(asked("lorem", tokens=4, max_tokens=limit))]
+        assert parts[:-2] == [*map(Text, lorem(4)[:limit])]
+        assert parts[-1] == Finish(reason)  # type: ignore[arg-type]
+    assert (await failed(Demo(), asked("lorem", max_tokens=0))).code is Code.INVALID_REQUEST
+
+
+async def test_options_of_real_models_change_nothing_here() -> None:
+    """A client sends them to whichever model it tries; one that no model has is refused still."""
+    parts = [part async for part in Demo().stream(asked("lorem", tokens=2, temperature=0.5, tool_choice="auto"))]
+    assert parts[:-2] == [*map(Text, lorem(2))]
+    assert (await failed(Demo(), asked("lorem", tempratur=1))).code is Code.INVALID_REQUEST
+
+
 async def test_an_unknown_demo_model() -> None:
     assert (await failed(Demo(), asked("poet"))).code is Code.NOT_FOUND
 
