@@ -10,6 +10,8 @@ from shared.transcript import Message, Usage
 
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="1 to 64 letters, digits, `_`, `-`")]
 Text = Annotated[str, Field(min_length=1)]
+MaybeText = Annotated[str, Field(min_length=0)]
+"""May be empty. Only of a bounded string it is checked that it is Unicode."""
 
 DEMO_RATE = 25
 """Words per second."""
@@ -53,7 +55,7 @@ class ClientTool(_Request):
     """A tool the client runs: a generation that calls it ends with that, and the next turn brings the result."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
-    description: str = ""
+    description: MaybeText = ""
     parameters: Annotated[
         dict[str, Any], AfterValidator(_of_objects), Field(description="JSON Schema, of an object")
     ] = NO_PARAMETERS  # fmt: skip
@@ -86,7 +88,7 @@ class InputMessage(_Request):
     """`content` is needed, but for a tool's result, and beside the `tool_calls` of an assistant."""
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str = ""
+    content: MaybeText = ""
     tool_calls: Annotated[list[ToolCalled], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256, description="Whose result this is")] | None = None
 

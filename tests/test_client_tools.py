@@ -1,5 +1,6 @@
 """Tools of the client: the model calls them, the generation ends with the call, and the next turn brings the result."""
 
+import json
 from typing import Any
 
 import httpx
@@ -153,6 +154,7 @@ def test_results_that_are_brought_again_are_told_once() -> None:
     assert _conversation(*first, *again[0], *again[1]) == ["user:hi", "assistant:t1", "tool:t1"]
 
 
+JSON = {"content-type": "application/json"}
 BODIES: dict[str, dict[str, Any]] = {
     "a result without its call's id": {"messages": [{"role": "tool", "content": "x"}]},
     "calls of a user": {"messages": [{"role": "user", "content": "x", "tool_calls": SAID_CALLS}]},
@@ -160,6 +162,19 @@ BODIES: dict[str, dict[str, Any]] = {
     "an end that is the assistant's": {"messages": [ASKED, {"role": "assistant", "content": "x"}]},
     "two tools of one name": {"input": "x", "tools": [WEATHER, WEATHER]},
     "parameters that are no object": {"input": "x", "tools": [{"name": "a", "parameters": {"type": "string"}}]},
+    "content that is no Unicode": {"messages": [{"role": "tool", "tool_call_id": "t1", "content": "\ud800"}]},
+    "an id that is no Unicode": {"messages": [{"role": "tool", "tool_call_id": "\ud800", "content": "x"}]},
+    "arguments that are no Unicode": {
+        "messages": [
+            {"role": "assistant", "tool_calls": [{"id": "t", "name": "a", "arguments": {"a": "\ud800"}}]},
+            ASKED,
+        ]
+    },
+    "a description that is no Unicode": {"input": "x", "tools": [{"name": "a", "description": "\ud800"}]},
+    "parameters that are no Unicode": {
+        "input": "x",
+        "tools": [{"name": "a", "parameters": {"type": "object", "title": "\ud800"}}],
+    },
     "a name no model takes": {"input": "x", "tools": [{"name": "a b"}]},
     "too many tools": {"input": "x", "tools": [{"name": f"t{n}"} for n in range(129)]},
     "tools that are too large": {"input": "x", "tools": [{"name": "a", "description": "x" * 140_000}]},
@@ -172,7 +187,7 @@ async def test_what_cannot_be_is_refused(redis_url: str) -> None:
         known = (await client.post("/v1/sessions", json={"input": "hi"})).json()["id"]
         for what, body in BODIES.items():
             for path in ("/v1/sessions", f"/v1/sessions/{known}/messages"):
-                refused = await client.post(path, json=body)
+                refused = await client.post(path, content=json.dumps(body), headers=JSON)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_request"), what
         assert len((await client.get("/v1/sessions")).json()["sessions"]) == 1
 
