@@ -193,7 +193,10 @@ class Session(Place):
         return self
 
     def stop(self, *, wait_s: float = 5.0) -> models.Stopped:
-        """Stop the answer; what was said stays. Waits up to `wait_s` (30 at most) for its end. Over is no error."""
+        """Stop the answer; what was said stays. Waits up to `wait_s` (30 at most) for its end. Over is no error.
+
+        Meant is the newest turn that was heard of here: where somebody began another, BadRequest `other_generation`.
+        """
         return self._client.run(self.stopping(wait_s))
 
     def answer(self, question: str, text: str) -> None:
