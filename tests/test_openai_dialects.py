@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from api.compat.openai_input import messages_of
 from api.dialects.encoder import Unsayable
 from api.dialects.openai_chat import ChatChunks, Completion, completion
 from api.dialects.openai_responses import Answer, ResponseEvents, parse_response_id, response_id
@@ -119,6 +120,18 @@ def test_a_call_without_a_result_is_the_clients() -> None:
     said = "".join(event.delta for event in events if event.type == "response.function_call_arguments.delta")
     assert json.loads(call.arguments) == json.loads(said) == {"where": "here"}
     assert events[-1].response.status == "completed"
+
+
+def test_a_turn_of_more_than_one_message_is_one_response() -> None:
+    """It is created once."""
+    assert responses(log(ASKED, ASKED, STARTED, completed())) == responses(log(ASKED, STARTED, completed()))
+
+
+def test_a_call_that_was_not_the_end_is_nobodys_to_run() -> None:
+    """A generation that ended otherwise does not wait for its result."""
+    events = log(ASKED, STARTED, CALL, text("Never mind"), completed())
+    assert [item.type for item in events_of(responses(events))[-1].response.output] == ["message"]
+    assert all(not frame.choices[0].delta.tool_calls for frame in checked(chunks(events)))
 
 
 @pytest.mark.parametrize("reason", ["stop", "tool_calls"])
@@ -243,11 +256,13 @@ def test_chunks_of_a_call() -> None:
     assert frames[-1].choices[0].finish_reason == "tool_calls"
 
 
-@pytest.mark.parametrize(("end", "code"), [(FAILED, "overloaded"), (CANCELLED, "cancelled")])
-def test_an_end_that_is_no_success_is_an_error(end: Said, code: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "code", "type_"), [(FAILED, "overloaded", "server_error"), (CANCELLED, "cancelled", "cancelled")]
+)
+def test_an_end_that_is_no_success_is_an_error(end: Said, code: str, type_: str) -> None:
     """The last data is the error, and no `[DONE]` follows."""
     last = json.loads(chunks(log(ASKED, STARTED, text("so"), end))[-1])
-    assert last["error"]["code"] == code
+    assert (last["error"]["code"], last["error"]["type"]) == (code, type_)
     assert last["error"].keys() == {"message", "type", "param", "code"}
 
 
@@ -291,3 +306,22 @@ def test_types_are_known() -> None:
         events = log(ASKED, STARTED, (type_, {"id": "q", "text": "?", "name": "n"}))
         assert responses(events) == responses(events[:2])
         assert chunks(events) == chunks(events[:2])
+
+
+# -- input
+
+
+def test_items_of_an_answer_become_messages() -> None:
+    """Calls are part of what the assistant said before them, or a message of their own; reasoning is left out."""
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a":1}'}
+    output = {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "1"}]}
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hm"}]}
+    asked = {"role": "developer", "content": "be brief"}
+    made = {"id": "c1", "name": "f", "arguments": {"a": 1}}
+    assert messages_of([asked, {"type": "reasoning", "summary": []}, said, call, call, output]) == [
+        {"role": "system", "content": "be brief"},
+        {"role": "assistant", "content": "hm", "tool_calls": [made, made]},
+        {"role": "tool", "tool_call_id": "c1", "content": "1"},
+    ]
+    assert messages_of([call]) == [{"role": "assistant", "content": "", "tool_calls": [made]}]
+    assert messages_of([asked, call])[1:] == [{"role": "assistant", "content": "", "tool_calls": [made]}]

@@ -15,6 +15,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
 from shared import keys
+from shared.events import encode
 from shared.ids import new_token
 from tests.support.credentials import ALICE, settings_of_keys
 from tests.support.cutting import cutting
@@ -212,13 +213,23 @@ async def test_an_earlier_response_keeps_its_model(client: AsyncOpenAI) -> None:
     assert before == after
 
 
-async def test_only_the_newest_can_be_continued(client: AsyncOpenAI) -> None:
-    """Another one would be answered in a conversation it does not belong to."""
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "never seen"}])
+async def test_only_the_newest_can_be_continued(client: AsyncOpenAI, stage: DialectStage, key: dict[str, str]) -> None:
+    """Another one would be answered in a conversation it does not belong to. So nothing is, whether that is seen at
+    once, or, where it might be a repeat, only after the turn was opened."""
     first = await client.responses.create(model="demo/echo", input="one")
     await client.responses.create(model="demo/echo", input="two", previous_response_id=first.id)
     with pytest.raises(openai.BadRequestError) as caught:
-        await client.responses.create(model="demo/echo", input="two?", previous_response_id=first.id)
+        await client.responses.create(
+            model="demo/lorem", input="two?", previous_response_id=first.id, extra_headers=key, extra_body=ENDLESS
+        )
     assert caught.value.param == "previous_response_id"
+    if key:
+        assert (await over(client, first.id.replace("_g1", "_g3"))).status == "cancelled"
+    else:
+        view = await stage.log.view(first.id.split("_")[1])
+        assert view is not None
+        assert view.generation == "g2"
 
 
 async def test_one_that_runs_cannot_be_continued(client: AsyncOpenAI) -> None:
@@ -383,6 +394,22 @@ async def test_cancel(client: AsyncOpenAI, other: AsyncOpenAI) -> None:
     assert events[-1].response == cancelled == await client.responses.cancel(cancelled.id)
 
 
+async def test_cancel_waits_for_the_end(module_redis_url: str) -> None:
+    """The worker takes its time to let go: what is answered is how it ended."""
+    async with live_node(module_redis_url) as node, sdk(node.url) as client:
+        log = node.node.log
+        await create(log, "slow")
+        held = await claim(log, "slow")
+        cancelling = asyncio.create_task(client.responses.cancel("resp_slow_g1"))
+        while (view := await log.view("slow")) is None or not view.stop:
+            pass
+        for n in range(2, 12):
+            await log.append("slow", held.token, held.epoch, n, deltas("still "))
+        end = ("generation.cancelled", encode({"generation": "g1", "by": "user", "confirmed": True}))
+        await log.append("slow", held.token, held.epoch, 12, [end])
+        assert (await cancelling).status == "cancelled"
+
+
 async def test_a_response_that_is_over_stays_as_it_was(client: AsyncOpenAI) -> None:
     """To cancel it does nothing, nor to the turn after it."""
     first = await client.responses.create(model="demo/echo", input="one")
@@ -466,8 +493,9 @@ async def test_an_unknown_response_is_not_found(client: AsyncOpenAI, wrong: str)
 async def test_a_turn_to_come_is_not_found(client: AsyncOpenAI) -> None:
     """The session is there, and has not come to it."""
     first = await client.responses.create(model="demo/echo", input=HELLO)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError) as caught:
         await client.responses.retrieve(first.id.replace("_g1", "_g2"))
+    assert caught.value.code == "response_not_found"
 
 
 @pytest.mark.parametrize("stream", [True, False])
