@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(2.0, gt=0)
     lease_s: float = Field(6.0, gt=0)
     """A worker that did not refresh its lease for this long is gone."""
+    health_file: Path | None = None
+    """A worker touches it with each heartbeat, Redis or not: `python -m shared.health` looks at its age."""
     max_attempts: int = Field(2, ge=1)
     requeue_after_s: float = Field(4.0, gt=0)
     queue_timeout_s: float = Field(3600.0, gt=0)
@@ -131,6 +133,16 @@ class Settings(BaseSettings):
     """Streams of one principal on one node. 0: any number. Not given: 500, or any number with `none`."""
     log_level: str = "info"
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
+    log_content: bool = False
+    """What users and models say is logged too, at level `debug`. Otherwise it is in no line."""
+    metrics: bool = True
+    """A node answers `/metrics`."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Where a worker answers `/metrics`. 0: nowhere."""
+    metrics_host: str = "127.0.0.1"
+    """The address of that: whoever reaches it may read the metrics."""
+    traces: bool = False
+    """Send OpenTelemetry traces, as `OTEL_EXPORTER_OTLP_*` say. Needs the extra `otel`."""
     models: dict[str, ModelConfig] = Field(default_factory=dict)
     """JSON: model prefix → `{"sdk", "base_url", "key_env"}`, for any server that speaks one of the known protocols."""
     pipelines: Annotated[tuple[str, ...], NoDecode] = ()

@@ -25,7 +25,7 @@ from shared.settings import Settings
 from shared.subscriber import Subscriber
 from shared.tasks import cancel
 from shared.telemetry import configure, get_logger
-from worker import heartbeat, pipelines, queue
+from worker import alive, heartbeat, pipelines, queue
 from worker.budget import Budget
 from worker.context import WorkerContext
 from worker.heartbeat import Contact
@@ -120,9 +120,10 @@ async def serve(settings: Settings, stopping: Stopping) -> None:
             near=keys.worker(context.worker_id),
         )
         arq = queue.build_worker(context, context.queue.arq)
-        async with _running(
-            heartbeat.beat(context, contact), heartbeat.listen(context), control.run(), Reaper(context, contact).run()
-        ):
+        standing = [heartbeat.beat(context, contact), heartbeat.listen(context), control.run()]
+        if settings.health_file is not None:
+            standing.append(alive.show(settings.health_file, contact, settings.heartbeat_s))
+        async with _running(*standing, Reaper(context, contact).run()):
             async with _running(_take_jobs(context, contact, control, arq)):
                 await stopping.soon.wait()
             giving_back = asyncio.create_task(arq.give_back())
