@@ -226,7 +226,7 @@ async def test_same_run_again_begins_nothing(stage: DialectStage) -> None:
     [
         ({"context": [{"description": "d", "value": "v"}]}, "context"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"id": "u", "role": "user", "content": "\ud800"}]}, "Unicode"),
+        ({"messages": [{"id": "u", "role": "user", "content": "\ud800"}]}, "nicode"),
         ({"runId": "\ud800"}, "runId"),
         ({"messages": [{"id": "u", "role": "nobody", "content": "x"}]}, "role"),
         ({"forwardedProps": {"model": "nobody/m"}}, "model"),

@@ -19,7 +19,7 @@ async function work({ url, thread, assistant, payload, cancel, run, after }) {
         await client.runs.cancel(thread, done.run);
       done.parts.push({ id, event, data });
     }
-    if (done.run) done.status = (await client.runs.get(thread, done.run)).status;
+    if (done.run && ["end", "error"].includes(done.parts.at(-1)?.event)) done.status = (await client.runs.get(thread, done.run)).status;
   } catch (error) {
     done.error = String(error);
   }
