@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -275,6 +276,7 @@ async def test_trouble_of_a_server_is_waited_for(connect: Connect, trouble: byte
     assert server.header("last-event-id") == ["", "5-1", "5-1"]
     assert waits.seconds[1] >= at_least_s
     assert isinstance(waits.errors[1], Overloaded | Unreachable)
+    assert re.search("502|500|200|503|429", str(waits.errors[1])), "it says what was answered"
 
 
 async def test_the_server_says_how_long_to_wait(connect: Connect) -> None:
