@@ -5,7 +5,7 @@ import json
 import random
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -245,6 +245,29 @@ async def test_thread_before_and_after_its_runs(sdk: LangGraphClient) -> None:
     assert (await sdk.threads.get_state(thread))["values"] == values
     assert [each["run_id"] for each in await sdk.runs.list(thread)] == [run["run_id"], f"{thread}_g1"]
     assert (await sdk.runs.get(thread, f"{thread}_g1"))["status"] == "success"
+
+
+async def test_follows_a_thread_from_run_to_run(sdk: LangGraphClient) -> None:
+    """A thread's own stream tells run after run; joined behind an event of it, it tells exactly the rest."""
+    thread = next(_threads)
+    await sdk.runs.wait(thread, "demo/echo", input={"messages": "one"})
+
+    async def until_done(runs: int, after: str | None = None) -> list[Any]:
+        parts: list[Any] = []
+        joined: Any = await sdk.threads.join_stream(thread, last_event_id=after)
+        async with asyncio.timeout(SECONDS), aclosing(joined) as stream:
+            async for part in stream:
+                parts.append(part)
+                if [each.event for each in parts].count("run_done") == runs:
+                    break
+        return parts
+
+    following = asyncio.create_task(until_done(2))
+    await sdk.runs.wait(thread, "demo/echo", input={"messages": "two"})
+    parts = await following
+    assert [part.data["run_id"] for part in parts if part.event == "run_done"] == [f"{thread}_g1", f"{thread}_g2"]
+    middle = next(n for n, part in enumerate(parts) if part.event == "run_done")
+    assert await until_done(1, parts[middle].id) == parts[middle + 1 :]
 
 
 async def test_messages_of_the_thread_are_not_said_again(sdk: LangGraphClient) -> None:
