@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shared.console import commands
 from shared.errors import ConfigurationError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def worker() -> None:
     _run_module("worker")
 
 
+commands.register(app)
 keys = typer.Typer(no_args_is_help=True, help="API keys for HOLDFAST_AUTH=keys, and the secret of stream tokens.")
 app.add_typer(keys, name="keys")
 

@@ -18,6 +18,8 @@ import redis
 from shared.errors import ConfigurationError
 
 START_S = 15.0
+URL_FILE = "url"
+"""In the folder of its data, while it runs: where it is, for the commands that look at it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def embedded_redis(data: Path | None = None) -> Iterator[EmbeddedRedis]:
         )
         try:
             wait_ready(process, port)
-            yield EmbeddedRedis(f"redis://127.0.0.1:{port}/0", kind)
+            started = EmbeddedRedis(f"redis://127.0.0.1:{port}/0", kind)
+            with _found_in(data, started.url):
+                yield started
         finally:
             process.terminate()
             process.wait(timeout=10)
@@ -93,6 +97,18 @@ def _only_user_of(data: Path | None) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigurationError(f"another embedded Redis is using {data}") from None
         yield
+
+
+@contextlib.contextmanager
+def _found_in(data: Path | None, url: str) -> Iterator[None]:
+    if data is None:
+        yield
+        return
+    (data / URL_FILE).write_text(url)
+    try:
+        yield
+    finally:
+        (data / URL_FILE).unlink(missing_ok=True)
 
 
 def _arguments(port: int, data: Path | None, scratch: Path) -> list[str]:

@@ -1,0 +1,66 @@
+"""What `holdfast doctor` looks at: one function for each question, all of them in `ALL`.
+
+Each is given what there is to ask, and gives what it found. None changes anything but keys of its own, which expire.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from redis.exceptions import NoPermissionError
+
+from shared.console.checks import clock, configuration, keyspace, replication, rights, server, work
+from shared.console.checks.findings import Finding, Level, Subject
+from shared.redis import UNREACHABLE, RedisError
+from shared.topology.faults import code_of
+
+Check = Callable[[Subject], Awaitable[list[Finding]]]
+
+ALL: Mapping[str, Check] = {
+    "settings": configuration.check_settings,
+    "version": server.check_version,
+    "eviction": server.check_eviction,
+    "memory": server.check_memory,
+    "persistence": server.check_persistence,
+    "replicas": replication.check_replicas,
+    "topology": replication.check_topology,
+    "rights": rights.check_rights,
+    "scripts": rights.check_scripts,
+    "clock": clock.check_clock,
+    "workers": work.check_workers,
+    "queue": work.check_queue,
+    "sessions": work.check_sessions,
+    "expiry": keyspace.check_expiry,
+}
+TIMEOUT_S = 15.0
+"""Of one check: somebody is waiting."""
+
+
+async def examine(subject: Subject) -> list[Finding]:
+    """All checks, one after another. If Redis does not answer at all, that is the only finding besides the settings."""
+    findings = await configuration.check_settings(subject)
+    reach = await server.check_reach(subject)
+    findings += reach
+    if any(finding.level is Level.BAD for finding in reach):
+        return findings
+    for name, check in ALL.items():
+        if name != "settings":
+            findings += await _apart(name, check, subject)
+    return findings
+
+
+async def _apart(name: str, check: Check, subject: Subject) -> list[Finding]:
+    """What one check cannot find out must not keep the others from it."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await check(subject)
+    except NoPermissionError as error:
+        return [
+            Finding(name, Level.WARN, f"could not be looked at: {error}", "ask as a user who may, such as `oncall`")
+        ]
+    except TimeoutError:
+        return [
+            Finding(name, Level.WARN, f"could not be looked at within {TIMEOUT_S:.0f} s", "look at Redis' own load")
+        ]
+    except (*UNREACHABLE, RedisError) as error:
+        hint = "it passes by itself" if code_of(error) else "look at the log of Redis"
+        return [Finding(name, Level.BAD, f"Redis refused: {error}", hint)]

@@ -1,0 +1,176 @@
+"""`holdfast sessions`: which there are, and how they are."""
+
+import asyncio
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from shared.console import render
+from shared.console.desk import Desk, at_desk, why
+from shared.console.options import Exit, Json, Redis, duration_ms
+from shared.console.render import Column
+from shared.console.search import Found, Wanted, find
+from shared.events import LIVE, State
+from shared.redis import RedisError
+from shared.views import SessionView
+
+COLUMNS = (
+    Column("SESSION"),
+    Column("STATE"),
+    Column("FOR", 1, right=True),
+    Column("TURN", 4),
+    Column("TRY", 5, right=True),
+    Column("OWNER", 3),
+    Column("MODEL", 2),
+    Column("AGE", 6, right=True),
+    Column("WORKER", 7),
+)
+
+Ages = Annotated[str | None, typer.Option(metavar="AGE", help="Made longer ago than this: 30s, 5m, 2h, 1d.")]
+Younger = Annotated[str | None, typer.Option(metavar="AGE", help="Made later than this ago.")]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STATE",
+        help=f"Only these: {', '.join(State)}, or `live` for the first three. May be given several times.",
+    ),
+]
+
+
+def sessions(
+    redis: Redis = "",
+    state: States = None,
+    owner: Annotated[str, typer.Option(metavar="NAME", help="Only those of one principal.")] = "",
+    older_than: Ages = None,
+    younger_than: Younger = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most sessions to show.")] = 50,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, with --watch.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Sessions: live ones first, then those that changed last."""
+    wanted = Wanted(
+        _states(state or []),
+        owner,
+        None if older_than is None else duration_ms(older_than),
+        None if younger_than is None else duration_ms(younger_than),
+        limit,
+    )
+
+    async def work(desk: Desk) -> int:
+        if watch:
+            await _watch(desk, wanted, every, as_json)
+        found = await find(desk, wanted)
+        if as_json:
+            render.say_json(document(found))
+        else:
+            desk.out.print(_picture(found, desk.out.width, wanted.limit))
+        return Exit.OK
+
+    at_desk(redis, work)
+
+
+def _states(given: list[str]) -> frozenset[State]:
+    wanted: set[State] = set()
+    for name in given:
+        if name == "live":
+            wanted |= LIVE
+        elif name in set(State):
+            wanted.add(State(name))
+        else:
+            raise typer.BadParameter(f"{name!r} is no state; they are {', '.join(State)}, and `live`")
+    return frozenset(wanted)
+
+
+async def _watch(desk: Desk, wanted: Wanted, every_s: float, as_json: bool) -> None:
+    """Until cancelled. Redis may go away and come back meanwhile; but not before the first look."""
+    found = await find(desk, wanted)
+    if as_json:
+        while True:
+            render.say_json(document(found))
+            await asyncio.sleep(every_s)
+            found = await find(desk, wanted)
+    note: Text | None = None
+    with Live(console=desk.out, auto_refresh=False, vertical_overflow="crop", transient=False) as live:
+        while True:
+            room = max(desk.out.height - 4, 1)
+            live.update(_picture(found, desk.out.width, room, note), refresh=True)
+            await asyncio.sleep(every_s)
+            try:
+                found, note = await find(desk, wanted), None
+            except RedisError as error:
+                note = render.text(render.one_line(why(error, desk.url)), "red")
+
+
+def document(found: Found) -> dict[str, Any]:
+    return {
+        "at": found.now_ms,
+        "fitting": found.fitting,
+        "sessions": [summary(sid, view, found.now_ms) for sid, view in found.sessions],
+        **({"note": found.note} if found.note else {}),
+    }
+
+
+def summary(sid: str, view: SessionView, now_ms: int) -> dict[str, Any]:
+    return {
+        "id": sid,
+        "state": view.state,
+        "since": view.since,
+        "generation": view.generation,
+        "attempt": view.attempt,
+        "crashes": view.crashes,
+        "worker": view.worker or None,
+        "stop": view.stop == view.generation,
+        "question": view.question or None,
+        "owner": view.principal,
+        "model": view.model,
+        "pipeline": view.pipeline,
+        "created": view.created,
+        "age_ms": now_ms - view.created,
+        "last_event_id": str(view.last),
+        "expired": view.log_gone,
+    }
+
+
+def _picture(found: Found, width: int, room: int, note: Text | None = None) -> RenderableType:
+    rows = [_row(sid, view, found.now_ms) for sid, view in found.sessions[:room]]
+    parts: list[RenderableType] = [render.table(COLUMNS, rows, width)] if rows else []
+    parts.append(Text(_total(found, len(rows)), style="dim"))
+    if found.note:
+        parts.append(Text(f"! {found.note}", style="yellow"))
+    if note is not None:
+        parts.append(note)
+    return Group(*parts)
+
+
+def _row(sid: str, view: SessionView, now_ms: int) -> list[Text]:
+    said = render.state(view.state)
+    if view.live and view.stop == view.generation:
+        said.append(" (stopping)", style="magenta")
+    elif view.log_gone:
+        said.append(" (expired)", style="dim")
+    return [
+        Text(sid),
+        said,
+        Text(render.span(max(now_ms - view.since, 0))),
+        Text(view.generation, style="dim"),
+        Text(str(view.attempt), style="red" if view.crashes else "dim"),
+        render.text(view.principal),
+        render.text(view.model),
+        Text(render.span(max(now_ms - view.created, 0)), style="dim"),
+        render.text(view.worker, "dim"),
+    ]
+
+
+def _total(found: Found, shown: int) -> str:
+    if not found.fitting:
+        return "No session fits."
+    states = Counter(view.state for _, view in found.sessions)
+    what = ", ".join(f"{number:,} {state}" for state, number in states.most_common())
+    if shown < found.fitting:
+        return f"{shown:,} of {render.count(found.fitting, 'session')} shown"
+    return f"{render.count(found.fitting, 'session')}: {what}"
