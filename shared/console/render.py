@@ -132,7 +132,7 @@ def span(ms: float) -> str:
         return f"{ms:.0f} ms"
     seconds = ms / 1000
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{int(seconds * 10) / 10} s"
     minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86_400)
     if hours < 1:
         return f"{minutes}m{int(seconds % 60):02}s"
