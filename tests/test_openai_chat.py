@@ -207,7 +207,7 @@ async def test_a_node_that_leaves_starts_nothing_twice(module_redis_url: str, ke
     """It cannot wait for the end: whether the SDK may repeat the request depends on whether that would be known again.
     The session is named."""
     async with live_node(module_redis_url) as node, httpx.AsyncClient(base_url=node.url, timeout=SECONDS) as http:
-        body = {"model": "demo/lorem", "messages": HELLO, **LONG}
+        body = {"model": "demo/lorem", "messages": HELLO, "options": {"tokens": 20, "rate": 10}}
         headers = {"Idempotency-Key": key} if key else {}
         asking = asyncio.create_task(http.post("/v1/chat/completions", json=body, headers=headers))
         while not any(feed.readers for feed in node.node.hub._feeds.values()):
@@ -233,23 +233,22 @@ async def test_a_stop_is_an_error(client: AsyncOpenAI, stage: DialectStage, stre
             await client.chat.completions.create(**asked)
 
     begun = asyncio.Event()
-    asking = asyncio.create_task(ask())
     async with httpx.AsyncClient(base_url=stage.urls[1], timeout=SECONDS) as native:
+        before = await _running(native)
+        asking = asyncio.create_task(ask())
         if stream:
             await begun.wait()
-        session = await _running(native)
-        await native.post(f"/v1/sessions/{session}/stop", json={})
+        while not (new := await _running(native) - before):
+            pass
+        await native.post(f"/v1/sessions/{new.pop()}/stop", json={})
     with pytest.raises(openai.APIError) as caught:
         await asking
     assert caught.value.code == "cancelled"
 
 
-async def _running(native: httpx.AsyncClient) -> str:
-    async with asyncio.timeout(SECONDS):
-        while True:
-            found = (await native.get("/v1/sessions", params={"state": "running"})).json()["sessions"]
-            if found:
-                return str(found[0]["id"])
+async def _running(native: httpx.AsyncClient) -> set[str]:
+    listed = await native.get("/v1/sessions", params={"state": "running"})
+    return {session["id"] for session in listed.json()["sessions"]}
 
 
 async def test_what_is_cut_off_can_be_picked_up(client: AsyncOpenAI, stage: DialectStage) -> None:
