@@ -223,14 +223,14 @@ async def test_a_cursor_without_its_session_is_refused(node: LiveNode, redis: An
 @pytest.fixture
 async def slowly(node: LiveNode, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Replay stops after its first page, and goes on at the end of the test."""
-    read, on = node.node.log.read, asyncio.Event()
+    read, on = node.node.log.page, asyncio.Event()
 
-    async def page(sid: str, cursor: EventId, count: int) -> Any:
+    async def page(sid: str, cursor: EventId, count: int, burst_bytes: int) -> Any:
         if cursor != START:
             await on.wait()
-        return await read(sid, cursor, count)
+        return await read(sid, cursor, count, burst_bytes)
 
-    monkeypatch.setattr(node.node.log, "read", page)
+    monkeypatch.setattr(node.node.log, "page", page)
     yield
     on.set()
 
@@ -243,7 +243,7 @@ def statuses(count: int) -> list[tuple[str, bytes]]:
 async def test_what_is_said_early_answers_the_open_question(node: LiveNode, redis: Any, log: Log) -> None:
     """Though the client has not been told of the question yet: it does not interrupt whoever asked."""
     held = await sessions.started(log)
-    await log.append(SID, held.token, held.epoch, 2, [*statuses(300), sessions.question("q1")])
+    await log.append(SID, held.token, held.epoch, 2, [*statuses(1000), sessions.question("q1")])
     async with Client(node.url, f"{WS_CHAT}?session={SID}") as speaker, asyncio.timeout(WITHIN_S):
         await speaker.event("started")
         await speaker.text("Lisbon")
@@ -261,7 +261,7 @@ async def test_what_is_said_early_asks_where_the_question_was_answered(node: Liv
     answer = ("answer", encode({"id": "q1", "text": "red", "by": "u"}))
     await log.append(SID, held.token, held.epoch, 2, [sessions.question("q1")])
     await log.answer(SID, "nonce", "q1", "red", "anonymous")
-    await log.append(SID, held.token, held.epoch, 3, [*statuses(300), answer])
+    await log.append(SID, held.token, held.epoch, 3, [*statuses(1000), answer])
     async with Client(node.url, f"{WS_CHAT}?session={SID}") as speaker:
         await speaker.event("question")
         await speaker.text("Lisbon")
