@@ -12,7 +12,7 @@ import pytest
 from shared.events import EventType
 from shared.ids import new_session_id
 from tests.conformance.fixtures import *  # noqa: F403 - fixtures are found by name
-from tests.conformance.scene import Scene, alive, call_a_tool, finish, keep, say, start, stopped
+from tests.conformance.scene import Scene, alive, call_a_tool, finish, keep, say, start, stopped, verdict
 from tests.support.inprocess import LiveNode
 from tests.support.sse import SSE, Severed
 
@@ -235,6 +235,17 @@ async def test_regenerating_asks_the_last_message_again(chat: Chat) -> None:
     assert await chat.asked() == ["hello"] * 3
 
 
+async def test_two_first_messages_at_once_are_one_too_many(chat: Chat) -> None:
+    """Of a chat in two tabs: one is asked, the others are told that it is being answered."""
+    streams = [chat.post(user("hello", f"u{n}")) for n in range(6)]
+    await asyncio.gather(*[stream.open() for stream in streams])
+    for stream in streams:
+        stream.kill()
+    assert sorted(stream.status for stream in streams) == [200] + [422] * 5
+    codes = {stream.headers["holdfast-error"] for stream in streams if stream.status == 422}
+    assert codes == {"generation_running"}
+
+
 async def test_many_at_once_start_one_generation(chat: Chat) -> None:
     """The first message of a chat, ten times at the same moment."""
     streams = [chat.post() for _ in range(10)]
@@ -373,6 +384,28 @@ async def test_between_two_attempts_nothing_void_is_told(chat: Chat) -> None:
         assert b"Void" not in stream.raw
 
 
+async def test_after_a_verdict_the_last_attempt_is_what_was_said(chat: Chat) -> None:
+    """Both workers were lost: what the second one said, and the error."""
+    await chat.written("Void")
+    await chat.scene.crash()
+    await start(chat.scene)
+    await say("Valid")(chat.scene)
+    await verdict(chat.scene)
+    chunks = await whole(chat.get("?finished=1"))
+    assert (text_of(chunks), chunks[-1]["type"]) == ("Valid", "error")
+
+
+async def test_an_answer_that_never_began_is_not_the_one_before(chat: Chat) -> None:
+    """Stopped while it waited for a worker."""
+    await chat.written("Old")
+    await finish(chat.scene)
+    async with chat.post(user("more", "u2")):
+        pass
+    assert (await chat.stop()).json() == {"success": True}
+    assert [chunk["type"] for chunk in await whole(chat.get("?finished=1"))][-2:] == ["abort", "finish"]
+    assert text_of(await whole(chat.get("?finished=1"))) == ""
+
+
 # -- ends that are none
 
 
@@ -447,8 +480,9 @@ async def test_an_expired_chat_is_said_to_be_expired(chat: Chat) -> None:
     await chat.scene.expire()
     assert (await refused(chat.post(user("more", "u2"))))[:2] == (410, "session_expired")
     assert (await refused(chat.post()))[:2] == (410, "session_expired")
-    async with chat.get() as stream:
-        assert stream.status == 204
+    for query in ("", "?finished=1"):
+        async with chat.get(query) as stream:
+            assert stream.status == 204
 
 
 async def test_to_stop_a_chat_that_nobody_knows_is_an_error(chat: Chat) -> None:

@@ -33,8 +33,8 @@ async def call(node: LiveNode, method: str, path: str, key: str | None, body: An
         return response
 
 
-async def asked(node: LiveNode, key: str | None) -> httpx.Response:
-    return await call(node, "POST", "/api/chat", key, {"id": "c1", "messages": ASKED})
+async def asked(node: LiveNode, key: str | None, **more: str) -> httpx.Response:
+    return await call(node, "POST", "/api/chat", key, {"id": "c1", "messages": ASKED, **more})
 
 
 def frame(kind: str, chat: str = "c1") -> dict[str, Any]:
@@ -56,8 +56,8 @@ async def test_a_chat_of_somebody_else_is_as_unknown(node: LiveNode) -> None:
     assert (await call(node, "GET", "/api/chat/c1/stream", ALICE)).status_code == 200
     assert (await call(node, "GET", "/api/chat/c1/stream", BOB)).status_code == 204
     assert (await call(node, "POST", "/api/chat/c1/stop", BOB)).status_code == 404
-    refused = await asked(node, BOB)
-    assert (refused.status_code, refused.headers["holdfast-error"]) == (404, "session_not_found")
+    for refused in (await asked(node, BOB), await asked(node, BOB, pipeline="trip")):
+        assert (refused.status_code, refused.headers["holdfast-error"]) == (404, "session_not_found")
     async with WS(node.url, PATH, bearer(BOB)) as socket, asyncio.timeout(20):
         await socket.send(**frame("resume"))
         assert await socket.get() == {"type": "no-active", "requestId": "r1"}

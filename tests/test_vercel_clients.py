@@ -218,6 +218,38 @@ async def test_over_a_socket_another_attempt_begins_anew(nodes: list[LiveNode], 
         assert (shown.status, shown.texts) == ("ready", ["hello", "Valid"])
 
 
+async def test_over_a_socket_a_lost_round_of_tools_cuts(nodes: list[LiveNode], scene: Scene) -> None:
+    """Earlier steps cannot be taken back: the connection is lost, and what is resumed is the new attempt alone."""
+    sid = new_session_id()
+    async with ui_chat(nodes[0].url, sid, kind="ws") as chat, asyncio.timeout(30):
+        sending = await opened(chat, scene, sid)
+        await call_a_tool(scene)
+        await scene.append(EventType.TOOL_RESULT, id="c1", output=2, error=None)
+        await say("Void")(scene)
+        await chat.call("said", 4)
+        await scene.crash()
+        await start(scene)
+        await say("Valid")(scene)
+        shown = await sending
+        assert (shown.status, shown.disconnected) == ("error", True)
+        resuming = chat.begin("resume")
+        await chat.call("said", 5)
+        await finish(scene)
+        resumed = await resuming
+        assert (resumed.status, resumed.texts) == ("ready", ["hello", "Valid"])
+        assert [part["type"] for part in resumed.messages[-1]["parts"]] == ["step-start", "text"]
+
+
+async def test_a_request_id_in_use_closes_the_socket(nodes: list[LiveNode]) -> None:
+    """The transport could not tell the two streams apart."""
+    async with WS(nodes[0].url, PATH) as socket, asyncio.timeout(20):
+        for _ in range(2):
+            await socket.send(**send("r1", new_session_id()))
+        with pytest.raises(Closed) as closed:
+            await socket.until("end")
+        assert closed.value.code == 4400
+
+
 async def test_requests_of_one_socket_do_not_wait_for_each_other(nodes: list[LiveNode], scene: Scene) -> None:
     """Two chats over one socket: the second is answered while the first still runs."""
     one, two = new_session_id(), new_session_id()
