@@ -23,6 +23,8 @@ router = APIRouter()
 class ChatSocket(Duplex):
     """One conversation. Its session begins with the first text, unless the socket came back to one."""
 
+    dialect = "chat"
+
     def __init__(self, node: Node, caller: Principal, socket: WebSocket, opening: dict[str, Any]) -> None:
         super().__init__(node, caller, socket)
         self.sid = ""

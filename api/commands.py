@@ -1,7 +1,8 @@
 """What a caller may do to sessions: checks, the change in the log, then the word to queue or worker."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic_core import to_json
@@ -16,6 +17,8 @@ from shared.log import Stopped as StopOutcome
 from shared.models import check_model
 from shared.redis import RedisError
 from shared.telemetry import get_logger
+from shared.tracing import FIELD as TRACE
+from shared.tracing import NOTHING, Span, here, inside
 from shared.views import TOOLS, SessionView
 
 _log = get_logger(__name__)
@@ -53,8 +56,10 @@ class Commands:
             fields[TOOLS] = _tools(body.tools)
         await self._node.quota.turn(self._caller, sid)
         await self._node.directory.expect_live(sid)
-        opened = await self._node.log.create(sid, nonce, _hash(body.model_dump()), messages, fields)
-        await self._follow_up(sid, opened)
+        with self._traced(fields) as span:
+            opened = await self._node.log.create(sid, nonce, _hash(body.model_dump()), messages, fields)
+            await self._follow_up(sid, opened, messages)
+            span.set(session=sid, generation=opened.generation)
         return sid, opened
 
     async def message(self, sid: str, body: schemas.NextMessage, key: str | None) -> Opened:
@@ -70,12 +75,14 @@ class Commands:
         await self._node.quota.turn(self._caller, sid)
         await self._node.directory.expect_live(sid)
         interrupt_by = "user" if body.interrupt else ""
-        opened = await self._node.log.message(
-            sid, self._nonce(key), _hash(body.model_dump()), message, fields, more=more, interrupt_by=interrupt_by
-        )  # fmt: skip
-        if opened.interrupted:
-            await self._tell_to_stop(opened.interrupted, sid, generation_before(opened.generation))
-        await self._follow_up(sid, opened)
+        with self._traced(fields) as span:
+            opened = await self._node.log.message(
+                sid, self._nonce(key), _hash(body.model_dump()), message, fields, more=more, interrupt_by=interrupt_by
+            )  # fmt: skip
+            if opened.interrupted:
+                await self._tell_to_stop(opened.interrupted, sid, generation_before(opened.generation))
+            await self._follow_up(sid, opened, [message, *more])
+            span.set(session=sid, generation=opened.generation)
         return opened
 
     async def stop(self, sid: str, generation: str) -> StopOutcome:
@@ -87,6 +94,9 @@ class Commands:
             if generation:
                 raise
             return StopOutcome("done", view.generation)  # it ended, and the next one began, between the two
+        if outcome.outcome == "cancelled":
+            self._node.hub.counts.appended += 1
+            self._node.hub.counts.ended[("cancelled", "user")] += 1
         if outcome.outcome == "stopping":
             await self._tell_to_stop(outcome.worker, sid, outcome.generation)
         return outcome
@@ -122,7 +132,30 @@ class Commands:
 
     # -- inside
 
-    async def _follow_up(self, sid: str, opened: Opened) -> None:
+    @contextmanager
+    def _traced(self, fields: dict[str, str]) -> Iterator[Span]:
+        """A turn is opened. Its trace, where there is one, is a field of the session: the request's, or, on a socket,
+        one of its own."""
+        span = here()
+        if span is NOTHING:
+            span = self._node.tracing.begin("turn", kind="server")
+            with inside(span):
+                fields.update(_trace(span))
+                yield span
+        else:
+            fields.update(_trace(span))
+            yield span
+
+    def _count(self, sid: str, opened: Opened, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Of an epoch that was opened all events are known: their numbers begin with 1."""
+        counts = self._node.hub.counts
+        counts.appended += opened.last.seq
+        if opened.last.seq > len(messages):
+            counts.ended[("cancelled", "interrupted")] += 1
+        if self._node.settings.log_content:
+            _log.debug("the user said", session=sid, generation=opened.generation, messages=list(messages))
+
+    async def _follow_up(self, sid: str, opened: Opened, messages: Sequence[Mapping[str, Any]]) -> None:
         """What comes after the log.
 
         The message is safe there: a job that does not reach the queue is found by a reaper, and the list gets the
@@ -130,13 +163,17 @@ class Commands:
         """
         if not opened.fresh:
             return
+        self._count(sid, opened, messages)
         settings = self._node.settings
         forget_ms = int((settings.retention_s + settings.tombstone_s) * 1000) + FORGET_MARGIN_MS
         try:
             await self._node.queue.enqueue(sid, opened.generation, opened.last.epoch)
             await self._node.directory.touch_owned(self._caller, sid, now_ms(), forget_ms)
         except RedisError as error:
-            _log.error("could not queue or list; a reaper will queue", session=sid, error=str(error))
+            _log.error(
+                "could not queue or list; a reaper will queue", session=sid, generation=opened.generation,
+                error=str(error), rare=True,
+            )  # fmt: skip
 
     async def _tell_to_stop(self, worker: str, sid: str, generation: str) -> None:
         await self._tell(worker, {"session": sid, "do": "stop", "generation": generation, "by": "user"})
@@ -146,7 +183,10 @@ class Commands:
         try:
             await self._node.directory.tell(worker, _json(message))
         except RedisError as error:
-            _log.warning("worker could not be told", worker=worker, error=str(error))
+            _log.warning(
+                "worker could not be told", session=message["session"], generation=message["generation"], holder=worker,
+                error=str(error), rare=True,
+            )  # fmt: skip
 
     def _nonce(self, key: str | None) -> str:
         """The same for the same caller and key, so that a repeated request is recognised."""
@@ -166,6 +206,10 @@ class Commands:
     def _check_size(self, chars: int) -> None:
         if chars > (limit := self._node.settings.max_input_chars):
             raise InvalidRequest(f"the input has {chars} characters; {limit} are allowed")
+
+
+def _trace(span: Span) -> dict[str, str]:
+    return {TRACE: span.traceparent} if span is not NOTHING else {}
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from api.audience import WRITE_BYTES, Listener
+from api.counts import NONE
+from api.feed import Feed
 from api.hub import Hub, Reader
 from api.outputs import CaughtUp, Cut, End, Events, Gap, Idle, KeepAlive, Nothing, Output, Refused
 from shared.compaction import count, split
 from shared.errors import SessionExpired, SessionNotFound, TooManyStreams
 from shared.events import Event, chained, merged
-from shared.ids import EventId, generation_number
+from shared.ids import START, EventId, generation_number
 from shared.pages import Page
 from shared.reader import Verdict, decide
 from shared.redis import RedisError
@@ -30,13 +32,15 @@ class Delivery:
 
     __slots__ = (
         "_ahead_since", "_arrived", "_beat", "_caller", "_caught_up", "_count", "_final", "_follow", "_hub", "_merge",
-        "_on_ring", "_reader", "_sent", "_sid", "_target", "_version", "cursor", "idles", "over",
+        "_on_ring", "_reader", "_replayed", "_sent", "_sid", "_target", "_version", "cursor", "idles", "kind", "over",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, sid: str, caller: str, cursor: EventId, *, follow: bool, merge: bool) -> None:
         self.cursor = cursor
         self.idles = False
         """Whoever reads is able to join an audience, and is given Idle where otherwise `next` would wait."""
+        self.kind = NONE
+        """Transport and dialect, for the counts; set by whoever reads, before it asks for more."""
         self.over = False
         """The last output was given: it was End, Nothing, Refused or Cut, and none follows."""
         self._hub = hub
@@ -52,6 +56,8 @@ class Delivery:
         """Number of the generation that was current on arrival: its terminal, or a later one, ends the stream."""
         self._sent = False
         self._caught_up = False
+        self._replayed = 0
+        """Events from the log so far; meaningful until it has caught up."""
         self._on_ring = False
         self._version = 0
         """Of the feed when the log was last asked; meaningful while on the ring."""
@@ -90,6 +96,9 @@ class Delivery:
         if self._reader is not None:
             self._hub.leave(self._reader)
             self._reader = None
+            self._hub.counts.readers[self.kind] -= 1
+            if not self._caught_up:
+                self._hub.counts.replays.observe(self._replayed)
         if self._arrived:
             self._arrived = False
             self._hub.streams.leave(self._caller)
@@ -137,6 +146,7 @@ class Delivery:
             return None
         self._target = view
         self._reader = self._hub.enter(self._sid)
+        self._hub.counts.arrived(self.kind, resumes=self.cursor != START)
         return None
 
     async def _view(self) -> int | Refused | None:
@@ -159,7 +169,10 @@ class Delivery:
             await self._hub.joined(reader.feed, self.cursor, self._count)
             return await self._step(reader)
         except (RedisError, TimeoutError) as error:  # joining failed: the client comes back
-            _log.warning("feed could not be joined", session=self._sid, error=str(error))
+            _log.warning(
+                "feed could not be joined", session=self._sid, generation=f"g{self._target}", error=str(error),
+                rare=True,
+            )  # fmt: skip
             self._final = self._final or Cut()
             return await self._parting()
 
@@ -200,9 +213,10 @@ class Delivery:
             return None
         if events:
             behind = len(events) >= BEHIND
-            return self._take(_one_write(events), merge=self._merge and behind)
+            return self._take(_one_write(events), merge=self._merge and behind, of=feed)
         if not self._caught_up:
             self._caught_up = True
+            self._hub.counts.replays.observe(self._replayed)
             return CaughtUp(self.cursor)
         if self.idles and self.cursor == feed.last:
             return Idle()
@@ -297,7 +311,11 @@ class Delivery:
         latest = newest.before if over and newest is not None else view.last
         transcript = await sharing.one(("transcript", self._sid, latest), lambda: self._transcript(latest))
         requested, self.cursor = self.cursor, latest
-        _log.info("gap", session=self._sid, reason=reason, requested=str(requested), latest=str(latest))
+        self._hub.counts.gaps[(reason,)] += 1
+        _log.info(
+            "gap", session=self._sid, generation=view.generation, attempt=view.attempt, reason=reason,
+            requested=str(requested), latest=str(latest),
+        )  # fmt: skip
         return Gap(latest, requested, earliest, reason, transcript)
 
     async def _transcript(self, until: EventId) -> Transcript:
@@ -305,8 +323,9 @@ class Delivery:
 
     # -- both
 
-    def _take(self, events: list[Event], *, merge: bool = False) -> Events:
-        """Move the cursor over `events`, cut at the terminal this reader is here for."""
+    def _take(self, events: list[Event], *, merge: bool = False, of: Feed | None = None) -> Events:
+        """Move the cursor over `events`, cut at the terminal this reader is here for. `of`: whose ring has them; None:
+        the log has."""
         if not self._follow:
             for n, event in enumerate(events):
                 if event.terminal and generation_number(event.value["generation"]) >= self._target:
@@ -314,7 +333,21 @@ class Delivery:
                     self._final = End()
                     break
         self.cursor = events[-1].id
+        self._taken(events, of)
         return Events(merged(events) if merge else events)
+
+    def _taken(self, events: list[Event], of: Feed | None) -> None:
+        counts = self._hub.counts
+        if of is None:
+            number = sum(map(count, events))
+            counts.from_log += number
+            self._replayed += number
+        else:
+            counts.from_ring += len(events)
+            if counts.lag.wanted and self.cursor == of.last:  # a slow client's lag is its own
+                counts.lag.note(self._sid, self.cursor)
+        if counts.firsts is not None:
+            counts.firsts.told(self._sid, events)
 
 
 def _one_write(events: list[Event]) -> list[Event]:

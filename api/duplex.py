@@ -55,6 +55,9 @@ class Closed(Exception):
 class Duplex(ABC):
     """One client on one WebSocket. Subclasses say what frames look like, and what the client's mean."""
 
+    dialect: str
+    """Its name, for the counts."""
+
     def __init__(self, node: Node, caller: Principal, socket: WebSocket) -> None:
         self.node = node
         self.caller = caller
@@ -102,6 +105,7 @@ class Duplex(ABC):
     def follow(self, sid: str, cursor: EventId, *, merge: bool = True) -> None:
         """Send what follows the cursor, over all turns to come. Once per socket."""
         delivery = Delivery(self.node.hub, sid, self.caller, cursor, follow=True, merge=merge)
+        delivery.kind = ("websocket", self.dialect)
         self._outputs.set_result(delivery.outputs())
 
     def end(self, why: Exception) -> None:
@@ -157,7 +161,7 @@ class Duplex(ABC):
         except HoldfastError as error:
             await self.say(self.refusal(error))
         except RedisError as error:
-            _log.error("redis failed", error=str(error))
+            _log.error("redis failed", error=str(error), rare=True)
             await self.say(self.refusal(RedisUnavailable()))
 
     async def _settle(self) -> None:

@@ -120,7 +120,7 @@ async def _on_http(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_redis(_: Request, error: Exception) -> JSONResponse:
-    _log.error("redis failed", error=str(error))
+    _log.error("redis failed", error=str(error), rare=True)
     response = error_response(errors.RedisUnavailable())
     response.headers["retry-after"] = "1"
     return response

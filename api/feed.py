@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from api.audience import WRITE_BYTES, Audience
+from api.counts import Counts
 from shared.compaction import split
 from shared.events import Event, chained, published
 from shared.ids import START, EventId
@@ -21,8 +22,9 @@ class Feed:
     for every event in the ring and for the one just before it.
     """
 
-    def __init__(self, sid: str, ring_events: int, ring_bytes: int) -> None:
+    def __init__(self, sid: str, ring_events: int, ring_bytes: int, counts: Counts | None = None) -> None:
         self.sid = sid
+        self._counts = counts or Counts()
         self.readers = 0
         self.idle_since = 0.0
         """Meaningful while there are no readers."""
@@ -93,9 +95,12 @@ class Feed:
                 self.dirty = True
                 break
         self.heard = now
-        if len(self.audience) and fresh:
+        self._counts.taken += fresh
+        listeners = len(self.audience)
+        if listeners and fresh:
             if fresh == len(events) and len(payload) <= WRITE_BYTES and not any(event.terminal for event in events):
                 self.audience.tell(payload, self.last)
+                self._told(listeners, events)
             else:
                 self.audience.recall()
         self.wake()
@@ -123,10 +128,19 @@ class Feed:
 
     def reset(self, last: EventId, now: float) -> None:
         self._ahead_since = None
+        self._counts.dropped += 1
         self.version += 1
         self.start(last, now)
 
     # -- inside
+
+    def _told(self, listeners: int, events: list[Event]) -> None:
+        counts = self._counts
+        counts.live += listeners * len(events)
+        if counts.lag.wanted:
+            counts.lag.note(self.sid, events[-1].id)
+        if counts.firsts is not None:
+            counts.firsts.told(self.sid, events)
 
     def _known(self, event_id: EventId) -> bool:
         """Heard before. Compared by place, never by size across epochs: a smaller id of another epoch is no old one."""
@@ -143,8 +157,11 @@ class Feed:
     def _extend(self, events: list[Event]) -> None:
         self._ahead_since = None
         assert self.last is not None
-        for event in split(chained(self.last, events)):
+        before = self.last
+        for event in split(chained(before, events)):
             self._push(event)
+        if self.last != before:
+            self._counts.refilled += 1
         self.audience.recall()
 
     def _push(self, event: Event) -> None:

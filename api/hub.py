@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Hashable
 from typing import Any
 
 from api.audience import Listener
+from api.counts import Counts
 from api.feed import Feed
 from api.kept import Found, KeptPages, goes_on
 from api.quota import OpenStreams
@@ -68,10 +69,11 @@ class Hub:
         self.draining = False
         self.readers: set[Reader] = set()
         self.streams = OpenStreams(settings)
+        self.counts = Counts()
         self._empty = asyncio.Event()
         """Nobody is left; meaningful while draining."""
         self._feeds: dict[str, Feed] = {}
-        self.sharing = Sharing(self._spawn)
+        self.sharing = Sharing(self.spawn)
         self._kept = KeptPages()
         self.outage = Outage("the log")
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -85,13 +87,17 @@ class Hub:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Hub"]:
         self._standing = [
-            self._spawn(work) for work in (self._subscriber.run(), self._keep_alive(), self._check_quiet())
+            self.spawn(work) for work in (self._subscriber.run(), self._keep_alive(), self._check_quiet())
         ]
         try:
             yield self
         finally:
             await cancel(self._tasks)
             await self._subscriber.aclose()
+
+    @property
+    def feeds(self) -> int:
+        return len(self._feeds)
 
     @property
     def healthy(self) -> bool:
@@ -135,7 +141,7 @@ class Hub:
         """One more reader of a session; it must `leave`, and may read its feed when that is `joined`."""
         feed = self._feeds.get(sid)
         if feed is None:
-            feed = self._feeds[sid] = Feed(sid, self.settings.ring_events, self.settings.ring_bytes)
+            feed = self._feeds[sid] = Feed(sid, self.settings.ring_events, self.settings.ring_bytes, self.counts)
         feed.readers += 1
         reader = Reader(feed)
         reader.kicked = self.draining  # it came while the others were being sent away
@@ -231,7 +237,8 @@ class Hub:
     def _look(self, feed: Feed) -> None:
         if feed.sid not in self._looking:
             self._looking.add(feed.sid)
-            self._spawn(self._look_until_clean(feed))
+            self.counts.looks += 1
+            self.spawn(self._look_until_clean(feed))
 
     async def settle(self, feed: Feed) -> None:
         """Look at the log now: a reader found that it does not say what the ring may still hold."""
@@ -311,9 +318,10 @@ class Hub:
             if not feed.readers and ("join", feed.sid) not in self.sharing and _now() - feed.idle_since > LINGER_S:
                 del self._feeds[feed.sid]
                 self.outage.left(feed.sid)
-                self._spawn(self._subscriber.unsubscribe(keys.live(feed.sid)))
+                self.spawn(self._subscriber.unsubscribe(keys.live(feed.sid)))
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that ends with the hub at the latest."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._over)

@@ -24,12 +24,14 @@ from api.compat import (
 from api.leaving import AnswerBeforeLeaving
 from api.limits import LimitBody
 from api.node import open_node
+from api.observing import Observe
 from api.server import Server, server_config
+from shared import tracing
 from shared.errors import ConfigurationError
 from shared.exposure import check_exposure
 from shared.loop import loop_factory, settle_memory
 from shared.settings import Settings
-from shared.telemetry import configure, get_logger
+from shared.telemetry import configure, get_logger, process_name
 
 _log = get_logger(__name__)
 
@@ -78,14 +80,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     page.install(app)
     cors.install(app, settings)
+    app.add_middleware(Observe, whole=app)  # around all others: what they refuse is a request, too
     return app
 
 
 def main() -> None:
     try:
         settings = Settings.load()
-        configure(settings.log_level, settings.log_format)
+        configure(settings.log_level, settings.log_format, content=settings.log_content, node=process_name())
         check_exposure(settings)
+        tracing.check(settings.traces)
         app = create_app(settings)
     except ConfigurationError as error:
         sys.exit(f"holdfast: {error.message}")

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import secrets
+import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from starlette.requests import HTTPConnection
 from api.auth import ANONYMOUS as ANONYMOUS
 from api.auth import Authenticator, authenticate
 from api.auth import Principal as Principal
+from api.first_delivery import FirstDeliveries
 from api.hub import Hub
+from api.metrics import NodeMetrics
 from api.quota import Quota
 from shared import jobs
 from shared.directory import Directory
@@ -22,6 +26,7 @@ from shared.redis import connect
 from shared.redis_check import check_servers
 from shared.settings import Settings
 from shared.tasks import cancel
+from shared.tracing import Tracing
 
 
 @dataclass
@@ -33,6 +38,9 @@ class Node:
     hub: Hub
     auth: Authenticator
     quota: Quota
+    tracing: Tracing
+    metrics: NodeMetrics | None
+    """None: they are not wanted."""
 
 
 @contextlib.asynccontextmanager
@@ -41,13 +49,21 @@ async def open_node(settings: Settings, auth: Authenticator | None = None) -> As
     redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
     queue = jobs.JobQueue(jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s))
     log, directory = Log(redis, settings.retention), Directory(redis)
-    checking = asyncio.create_task(check_servers(redis))
+    tracing = Tracing.of(settings.traces, "holdfast-api", f"{socket.gethostname()}-{secrets.token_hex(4)}")
+    tasks = [asyncio.create_task(check_servers(redis))]
     try:
         async with Hub(settings, log, directory).running() as hub:
+            metrics = NodeMetrics(hub, log, lambda: redis.errors + queue.errors) if settings.metrics else None
+            if metrics is not None:
+                tasks += [asyncio.create_task(work) for work in (metrics.lag.run(), metrics.probe())]
+            if tracing.on:
+                hub.counts.firsts = FirstDeliveries(tracing, log, hub.spawn)
             quota = Quota(settings, redis, log, directory)
-            yield Node(settings, log, directory, queue, hub, auth or Authenticator.of(settings), quota)
+            auth = auth or Authenticator.of(settings)
+            yield Node(settings, log, directory, queue, hub, auth, quota, tracing, metrics)
     finally:
-        await cancel([checking])
+        await cancel(tasks)
+        await tracing.aclose()
         await queue.aclose()
         await redis.aclose(close_connection_pool=True)
 

@@ -73,7 +73,7 @@ class Quota:
                 return
             stats = await self._limiter.get_window_stats(self._turns, principal)
         except RedisError as error:
-            _log.warning("the rate of turns could not be counted", error=str(error))
+            _log.warning("the rate of turns could not be counted", error=str(error), rare=True)
             return
         wait_s = max(1, math.ceil(stats.reset_time - time.time()))
         raise RateLimited(f"more than {self._turns.amount} turns a minute", wait_s)
@@ -90,7 +90,7 @@ class Quota:
                 return
             await self._directory.remove_running(principal, sid)
         except RedisError as error:
-            _log.warning("live sessions could not be counted", error=str(error))
+            _log.warning("live sessions could not be counted", error=str(error), rare=True)
             return
         raise TooManySessions(f"{self._sessions} sessions have a generation under way", LATER_S)
 
@@ -114,6 +114,10 @@ class OpenStreams:
     def __init__(self, settings: Settings) -> None:
         self._limit = _limit(settings.open_streams, STREAMS, settings.auth == "none")
         self._open: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        return self._open.total()
 
     def check(self, principal: str) -> None:
         """Whether there is room for one more: asked before something is started for it. Raises TooManyStreams."""

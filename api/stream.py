@@ -69,6 +69,7 @@ class EventStream(Response):
         """`headers`: beside those of every stream. `refusal`: what is answered where there is nothing to stream."""
         super().__init__(headers={**native.HEADERS, **(headers or {})})
         self._delivery = delivery
+        delivery.kind = ("sse", encode.dialect)
         self._encode = encode
         self._refusal = refusal
         self._started = False

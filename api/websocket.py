@@ -37,6 +37,8 @@ class Envelope(BaseModel):
 class SessionSocket(Duplex):
     """One session, followed over its turns."""
 
+    dialect = "packets"
+
     def __init__(self, node: Node, caller: Principal, socket: WebSocket, sid: str) -> None:
         super().__init__(node, caller, socket)
         self.sid = sid

@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from shared import keys
 from shared.redis import link
-from shared.topology.client import Patient
+from shared.topology.client import Errors, Patient
 
 FUNCTION = "generate"
 JOB_TTL_MS = 86_400_000
@@ -32,6 +32,7 @@ class QueueRedis(Patient, ArqRedis):  # type: ignore[misc]  # redis-py's own bas
 
     def __init__(self, url: str, connections: int, timeout_s: float) -> None:
         self.link = link(url, connections=connections, timeout_s=timeout_s)
+        self.errors = Errors()
         super().__init__(
             pool_or_conn=self.link.pool,
             job_serializer=serialize,
@@ -55,6 +56,13 @@ class JobQueue:
     def arq(self) -> ArqRedis:
         """The queue's client, for the worker that takes jobs out of it."""
         return self._arq
+
+    @property
+    def errors(self) -> Errors:
+        """See `shared.topology.client`."""
+        client: Any = self._arq
+        errors: Errors = client.errors
+        return errors
 
     async def enqueue(self, sid: str, generation: str, epoch: int, since_ms: int | None = None) -> None:
         """Queue one attempt, in arq's own form and in one round trip.

@@ -25,6 +25,7 @@ from shared.ids import EventId, epoch_jump
 from shared.reading import Reading, view_of
 from shared.together import Lanes, Together
 from shared.topology.cluster import Cluster
+from shared.tracing import FIELD as TRACE
 from shared.views import TOOLS, SessionView
 
 
@@ -197,20 +198,21 @@ class Log(Reading):
                 for command in view_of(sid):
                     pipe.execute_command(*command)
                 pipe.xrange(keys.events(sid), count=page)
-                pipe.hget(keys.session(sid), TOOLS)
+                pipe.hmget(keys.session(sid), TOOLS, TRACE)
                 replies = await pipe.execute(raise_on_error=False)
             if not isinstance(replies[0], NoScriptError):  # a server that was restarted, or another one
                 break
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
-        claimed, values, exists, entries, tools = replies
+        claimed, values, exists, entries, (tools, trace) = replies
         if claimed[0] != b"OK":
             return None, None, []
         events = [event_of(*entry) for entry in entries]
         found = events if len(entries) < page else await self.events(sid, joined=True)
         view = SessionView.of(values, bool(exists))
-        return Claimed(int(claimed[1]), int(claimed[2])), view and replace(view, tools=(tools or b"").decode()), found
+        whole = view and replace(view, tools=(tools or b"").decode(), trace=(trace or b"").decode())
+        return Claimed(int(claimed[1]), int(claimed[2])), whole, found
 
     async def append(
         self, sid: str, token: str, epoch: int, first: int, batch: Sequence[tuple[str, bytes]]

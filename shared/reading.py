@@ -1,6 +1,7 @@
 """Reading the log: every question about a session's keys. What many ask at one moment travels together."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -12,10 +13,37 @@ from shared.ids import EventId
 from shared.pages import Page
 from shared.redis import RedisError, transient
 from shared.telemetry import get_logger
+from shared.tracing import FIELD as TRACE
 from shared.trips import Command, Trips
 from shared.views import FIELDS, SessionView
 
 _log = get_logger(__name__)
+
+_SAID = """
+-- KEYS[1] events stream, KEYS[2] session hash. ARGV: event id, field of the trace. Returns `at` of the event or nil,
+-- TIME, and of the session epoch, generation, attempt and trace: all by the clock and in the moment of one server.
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+local at = false
+if found then
+  for i = 1, #found[2], 2 do
+    if found[2][i] == 'at' then at = found[2][i + 1] end
+  end
+end
+return { at, redis.call('TIME'), redis.call('HMGET', KEYS[2], 'epoch', 'generation', 'attempt', ARGV[2]) }
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """An event of the log, and the session it is of."""
+
+    age_ms: int
+    """Since it was appended, by Redis' clock."""
+    epoch: int
+    generation: str
+    attempt: int
+    trace: str
+    """The `traceparent` of the newest turn, or empty."""
 
 
 class Reading:
@@ -89,6 +117,16 @@ class Reading:
         if not newest or not oldest:
             return view, None, None
         return view, split([event_of(*newest[0])])[-1], split([event_of(*oldest[0])])[0].id
+
+    async def said(self, sid: str, event_id: EventId) -> Said | None:
+        """How long ago the event was appended; None where the log has it no longer."""
+        asked = (_SAID, 2, keys.events(sid), keys.session(sid), str(event_id), TRACE)
+        at, (seconds, micros), values = await self._redis.eval(*asked)
+        if at is None:
+            return None
+        epoch, generation, attempt, trace = ((value or b"").decode() for value in values)
+        age_ms = int(seconds) * 1000 + int(micros) // 1000 - int(at)
+        return Said(age_ms, int(epoch or 0), generation, int(attempt or 0), trace)
 
     async def events(
         self, sid: str, until: EventId | None = None, page: int = 1000, *, joined: bool = False

@@ -47,6 +47,8 @@ class SessionView:
     log_exists: bool
     tools: str = ""
     """JSON of the client's tools, or empty. They may be large, and a claim alone reads them."""
+    trace: str = ""
+    """The `traceparent` of the turn, or empty. A claim alone reads it."""
 
     @property
     def live(self) -> bool:

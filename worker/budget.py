@@ -31,6 +31,11 @@ class Budget:
         self._total = 0
         self._shares: dict[Share, None] = {}
 
+    @property
+    def bytes(self) -> int:
+        """What is kept now."""
+        return self._total
+
     def share(self, on_excess: Callable[[], None]) -> Share:
         share = Share(self, on_excess)
         self._shares[share] = None

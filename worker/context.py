@@ -1,7 +1,7 @@
 """What all parts of one worker share, and the generations it holds."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,10 @@ from shared.log import Log
 from shared.outage import Outage
 from shared.settings import Settings
 from shared.tasks import cancel
+from shared.tracing import Tracing
 from worker.budget import Budget
 from worker.compacting import Compacting
+from worker.counts import Counts
 from worker.providers.registry import Providers
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ class WorkerContext:
     providers: Providers
     budget: Budget
     outage: Outage = field(default_factory=lambda: Outage("the log"))
+    counts: Counts = field(default_factory=Counts)
+    tracing: Tracing = field(default_factory=Tracing)
+    redis_errors: Callable[[], Mapping[str, int]] = dict
+    """Of all its clients of Redis, by kind."""
     compacting: Compacting = field(default_factory=Compacting)
     held: dict[str, "Holding | None"] = field(default_factory=dict)
     """Token → the generation held by it; None while its claim is under way."""

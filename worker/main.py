@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from pydantic_core import from_json
 
-from shared import jobs, keys
+from shared import jobs, keys, tracing
 from shared.directory import Directory
 from shared.errors import ConfigurationError
 from shared.log import Log
@@ -25,10 +25,12 @@ from shared.settings import Settings
 from shared.subscriber import Subscriber
 from shared.tasks import cancel
 from shared.telemetry import configure, get_logger
+from shared.tracing import Tracing
 from worker import alive, heartbeat, pipelines, queue
 from worker.budget import Budget
 from worker.context import WorkerContext
 from worker.heartbeat import Contact
+from worker.metrics import WorkerMetrics
 from worker.providers.registry import DEFAULT_SOURCES, ModelSource, Providers
 from worker.reaper import Reaper
 
@@ -50,15 +52,17 @@ def _sources(settings: Settings) -> dict[str, ModelSource]:
 
 
 @contextlib.asynccontextmanager
-async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
+async def open_context(settings: Settings, worker_id: str = "") -> AsyncIterator[WorkerContext]:
     redis = connect(settings.log_redis_url, connections=settings.redis_connections, timeout_s=settings.redis_timeout_s)
     lease = connect(
         settings.log_redis_url, connections=1, timeout_s=min(settings.redis_timeout_s, settings.lease_s / 4)
     )
     pool = jobs.open_queue(settings.queue_redis_url, settings.redis_timeout_s, queue.CONNECTIONS)
     providers = Providers.from_settings(settings.idle_timeout_s, models=_sources(settings))
+    worker_id = worker_id or new_worker_id()
+    traces = Tracing.of(settings.traces, "holdfast-worker", worker_id)
     context = WorkerContext(
-        worker_id=new_worker_id(),
+        worker_id=worker_id,
         settings=settings,
         log=Log(redis, settings.retention),
         directory=Directory(redis),
@@ -66,6 +70,8 @@ async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
         queue=jobs.JobQueue(pool),
         providers=providers,
         budget=Budget(settings.worker_output_bytes),
+        tracing=traces,
+        redis_errors=lambda: redis.errors + lease.errors + context.queue.errors,
     )
     checking = asyncio.create_task(check_servers(redis))
     try:
@@ -73,6 +79,7 @@ async def open_context(settings: Settings) -> AsyncIterator[WorkerContext]:
     finally:
         await cancel([checking])
         await providers.aclose()
+        await traces.aclose()
         await context.queue.aclose()
         for client in (lease, redis):
             await client.aclose(close_connection_pool=True)
@@ -104,13 +111,13 @@ class Stopping:
         (self.now if self.soon.is_set() else self.soon).set()
 
 
-async def serve(settings: Settings, stopping: Stopping) -> None:
+async def serve(settings: Settings, stopping: Stopping, worker_id: str = "") -> None:
     """Run a worker until it is to stop, then let generations finish, hand over the rest, and return.
 
     From then on it takes at most the grace time and about ten seconds, also where Redis is away.
     """
     pipelines.load(settings.pipelines)
-    async with open_context(settings) as context:
+    async with open_context(settings, worker_id) as context:
         context.spawn(context.providers.warm())
         contact = Contact(settings.lease_s, settings.heartbeat_s)
         control = Subscriber(
@@ -123,7 +130,8 @@ async def serve(settings: Settings, stopping: Stopping) -> None:
         standing = [heartbeat.beat(context, contact), heartbeat.listen(context), control.run()]
         if settings.health_file is not None:
             standing.append(alive.show(settings.health_file, contact, settings.heartbeat_s))
-        async with _running(*standing, Reaper(context, contact).run()):
+        metrics = WorkerMetrics(context, contact)
+        async with metrics.served(), _running(*standing, metrics.lag.run(), Reaper(context, contact).run()):
             async with _running(_take_jobs(context, contact, control, arq)):
                 await stopping.soon.wait()
             giving_back = asyncio.create_task(arq.give_back())
@@ -181,27 +189,29 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await cancel(tasks)
 
 
-async def _main(settings: Settings) -> None:
+async def _main(settings: Settings, worker_id: str) -> None:
     stopping = Stopping()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.signalled)
-    await serve(settings, stopping)
+    await serve(settings, stopping, worker_id)
 
 
 def main() -> None:
     try:
         settings = Settings.load()
+        tracing.check(settings.traces)
     except ConfigurationError as error:
         sys.exit(f"holdfast: {error.message}")
-    configure(settings.log_level, settings.log_format)
+    worker_id = new_worker_id()
+    configure(settings.log_level, settings.log_format, content=settings.log_content, worker=worker_id)
     settle_memory()
-    _exit(_run(settings))
+    _exit(_run(settings, worker_id))
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, worker_id: str) -> int:
     try:
-        asyncio.Runner(loop_factory=loop_factory()).run(_main(settings))
+        asyncio.Runner(loop_factory=loop_factory()).run(_main(settings, worker_id))
     except Exception:  # noqa: BLE001 - the end of the process: it is said, and there is nobody to raise it to
         _log.exception("worker failed")
         return 1

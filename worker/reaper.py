@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping
 
-from shared.events import State
+from shared.events import LIVE, State
 from shared.redis import RedisError, transient
 from shared.telemetry import get_logger
 from shared.views import SessionView
@@ -40,6 +41,10 @@ class Reaper:
         """Sessions that were complained of."""
         self._now_ms = 0
         """Redis' clock at the beginning of this sweep."""
+        self._found: Counter[State] = Counter()
+        """Live sessions of this sweep so far, by state."""
+        self._oldest_ms = 0
+        """The longest that one of them has been queued."""
 
     async def run(self) -> None:
         while True:
@@ -57,6 +62,8 @@ class Reaper:
         horizon = time.monotonic() - self._settings.requeue_after_s
         self._requeued = {sid: at for sid, at in self._requeued.items() if at > horizon}
         self._broken &= index.keys()
+        self._found = Counter()
+        self._oldest_ms = 0
         failed: RedisError | None = None
         for batches in self._context.log.by_server(list(index), VIEWS):
             try:
@@ -66,6 +73,9 @@ class Reaper:
                 failed = error
         if failed is not None:
             raise failed
+        counts = self._context.counts
+        counts.live = {(state,): self._found[state] for state in LIVE}
+        counts.oldest_queued_s = self._oldest_ms / 1000
 
     async def _judge_all(self, sids: list[str], index: Mapping[str, int]) -> None:
         started = time.monotonic()
@@ -91,6 +101,8 @@ class Reaper:
                 _log.error("session cannot be judged", session=sid, error=str(error))
 
     async def _judge(self, sid: str, view: SessionView | None, score: int, alive: set[str], started: float) -> None:
+        if view is not None and view.live:
+            self._found[view.state] += 1
         if view is None or not view.live:
             if self._now_ms - score > INDEX_AGE_MS:
                 await self._context.directory.forget_live(sid, score)
@@ -103,11 +115,20 @@ class Reaper:
 
     async def _queued(self, sid: str, view: SessionView) -> None:
         waited_ms = self._now_ms - view.since
+        self._oldest_ms = max(self._oldest_ms, waited_ms)
         if waited_ms > self._settings.queue_timeout_s * 1000:
-            await self._context.log.abandon(sid, view.epoch, int(self._settings.queue_timeout_s * 1000))
+            if await self._context.log.abandon(sid, view.epoch, int(self._settings.queue_timeout_s * 1000)):
+                self._ended("failed", "queue_timeout")
+                _log.warning(
+                    "no worker took it in time", session=sid, generation=view.generation, attempt=view.attempt,
+                    waited_ms=waited_ms,
+                )  # fmt: skip
         elif waited_ms > self._settings.requeue_after_s * 1000 and self._may_requeue(sid):
             await self._context.queue.enqueue(sid, view.generation, view.epoch, view.since)
-            _log.info("queued again", session=sid, generation=view.generation, waited_ms=waited_ms)
+            self._context.counts.requeued += 1
+            _log.info(
+                "queued again", session=sid, generation=view.generation, attempt=view.attempt, waited_ms=waited_ms
+            )
 
     def _may_requeue(self, sid: str) -> bool:
         if self._left == 0 or sid in self._requeued:
@@ -131,8 +152,16 @@ class Reaper:
         reaped = await self._context.log.reap(sid, view.epoch, max_crashes, min_age_ms)
         if reaped is None:
             return
-        _log.warning("worker lost", session=sid, worker=view.worker, next_attempt=reaped.requeued)
+        _log.warning(
+            "worker lost", session=sid, generation=view.generation, attempt=view.attempt, lost=view.worker,
+            next_attempt=reaped.requeued,
+        )  # fmt: skip
         if reaped.requeued:
             await self._context.queue.enqueue(sid, reaped.generation, reaped.epoch)
         else:
+            self._ended(*(("cancelled", "reaper") if view.stop else ("failed", "worker_lost")))
             self._context.compact(sid)
+
+    def _ended(self, outcome: str, code: str) -> None:
+        self._context.counts.appended += 1
+        self._context.counts.ended[(outcome, code)] += 1

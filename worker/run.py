@@ -3,13 +3,15 @@
 import asyncio
 from typing import Any
 
-from shared.events import Event
+from shared.events import Event, EventType
 from shared.ids import new_token
 from shared.log import Claimed
 from shared.redis import RedisError, transient
 from shared.tasks import cancel, within
 from shared.telemetry import bound, get_logger
+from shared.tracing import here, inside
 from shared.views import SessionView
+from worker import attempts
 from worker.clock import Clock
 from worker.context import WorkerContext
 from worker.ends import LOG_REFUSED, TIMED_OUT, TOO_MUCH_TOGETHER, End, cancelled, end_of
@@ -45,7 +47,9 @@ async def run_generation(context: WorkerContext, sid: str, generation: str) -> N
             return
         pen = Pen(sid, generation, context.worker_id, token, claimed.epoch)
         with bound(session=sid, generation=generation, attempt=claimed.attempt):
-            await _Job(context, pen, claimed.attempt, view, events).run()
+            span, waited_s = attempts.begun(context, sid, claimed, view, events)
+            with inside(span):
+                await _Job(context, pen, claimed.attempt, view, events, waited_s).run()
     finally:
         if context.held.get(token) is None:  # the claim came to nothing; else the job lets go when it may
             context.held.pop(token, None)
@@ -74,8 +78,14 @@ async def _claim(
 class _Job:
     """One claimed attempt: its writer, its pipeline, and what decides between them."""
 
-    def __init__(self, context: WorkerContext, pen: Pen, attempt: int, view: SessionView, events: list[Event]) -> None:
+    def __init__(
+        self, context: WorkerContext, pen: Pen, attempt: int, view: SessionView, events: list[Event],
+        waited_s: float | None,
+    ) -> None:  # fmt: skip
         self.context = context
+        self._waited_s = waited_s
+        """How long the turn was queued; None: nobody knows."""
+        self._began = asyncio.get_running_loop().time()
         self.attempt = attempt
         self.view = view
         """The session as it was claimed, with its log up to there in `events`."""
@@ -84,8 +94,9 @@ class _Job:
         self.share = context.budget.share(self.holding.exceed)
         self.writer = Writer(
             context.log, pen, _batching(context), self.holding.stop, self.holding.answer, self._hold, self.share,
-            context.outage,
+            context.outage, context.counts,
         )  # fmt: skip
+        self.writer.on_first = self._spoke
         self.remote = RemoteRuns.of(events, pen.generation, self.writer.event)
         self.clock = Clock(context.settings.generation_timeout_s, self.holding.expire)
         self.holding.check = self.writer.check
@@ -101,6 +112,12 @@ class _Job:
         self.context.held.pop(self._token, None)
         self._token = pen.token
         self.context.held[pen.token] = self.holding
+
+    def _spoke(self) -> None:
+        """The first delta of a first attempt: its user has waited since the turn was queued."""
+        if self._waited_s is not None:
+            waited_s = self._waited_s + asyncio.get_running_loop().time() - self._began
+            self.context.counts.first_token.observe(waited_s)
 
     def _let_go(self) -> None:
         self.context.held.pop(self._token, None)
@@ -190,10 +207,27 @@ class _Job:
             self._flushing = asyncio.create_task(self.writer.end_refused(end.type, end.data))
             await asyncio.wait({self._flushing})
         if _report_loss(self._flushing):
+            self._given_up("refused" if isinstance(self._flushing.exception(), AppendRefused) else "lost")
             return
-        _log.info("generation over", end=str(end.type), **{k: v for k, v in end.data.items() if k == "code"})
+        self._ended(end)
         self.holding.over = True
         self.context.spawn(self._linger())
+
+    def _ended(self, end: End) -> None:
+        outcome = end.type.removeprefix("generation.")
+        code = str(end.data.get("code") or end.data.get("finish_reason") or end.data.get("by") or "")
+        self.context.counts.ended[(outcome, code)] += 1
+        here().set(outcome=outcome, code=code)
+        if end.type == EventType.FAILED:
+            here().failed(code)
+        _log.info("generation over", end=str(end.type), **{k: v for k, v in end.data.items() if k == "code"})
+        if self.context.settings.log_content:
+            _log.debug("the model said", text=self.writer.text)
+
+    def _given_up(self, reason: str) -> None:
+        """This attempt has ended without an end of its generation."""
+        self.context.counts.given_up[(reason,)] += 1
+        here().set(outcome=reason)
 
     async def _linger(self) -> None:
         """Beside the jobs: a finished generation takes nobody's place. It is held until then: should a failover lose
@@ -218,10 +252,12 @@ class _Job:
         match await self._released():
             case ["QUEUED", epoch, generation]:
                 await self._queue(generation, int(epoch))
+                self._given_up("handed_back")
                 _log.info("generation handed back")
             case ["STOP"]:
                 await self._finish(cancelled(self.holding.by, confirmed=True))
             case outcome:
+                self._given_up("lost")
                 _log.warning("generation could not be handed back", outcome=outcome)
 
     async def _released(self) -> list[str]:

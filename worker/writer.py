@@ -2,10 +2,13 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from pydantic_core import from_json
 
 from shared.events import TERMINALS, EventType, encode
 from shared.ids import new_token
@@ -14,6 +17,7 @@ from shared.outage import Outage
 from shared.redis import RedisError, transient
 from shared.telemetry import get_logger
 from worker.budget import ENTRY_BYTES, Share
+from worker.counts import Counts
 
 _log = get_logger(__name__)
 
@@ -93,8 +97,14 @@ class Writer:
         on_reclaim: Callable[[Pen], None],
         share: Share,
         outage: Outage,
+        counts: Counts | None = None,
     ) -> None:
         self.pen = pen
+        self.on_first: Callable[[], None] = lambda: None
+        """Called with the first delta."""
+        self._counts = counts or Counts()
+        self._counted = 0
+        """Events that are in the counts: those that are said again are not, again."""
         self._log = log
         self._batching = batching
         self._on_stop = on_stop
@@ -129,6 +139,7 @@ class Writer:
         if not self._spoke:
             self._spoke = True
             self._due.set()
+            self.on_first()
         elif self._delta.chars >= self._batching.flush_bytes:
             self._seal()
             self._due.set()
@@ -161,6 +172,11 @@ class Writer:
         """Find out whether the pen is still ours: `run` raises if it is not, and claims again if a failover lost it."""
         self._check = True
         self._due.set()
+
+    @property
+    def text(self) -> str:
+        """Of the answer, as far as it was said."""
+        return "".join(from_json(data)["text"] for type_, data in self._said if type_ == EventType.TEXT)
 
     # -- waiting
 
@@ -236,7 +252,9 @@ class Writer:
 
     async def _append(self, batch: list[tuple[str, bytes]]) -> None:
         pen, first = self.pen, self._acked + 2
+        begun = time.perf_counter()
         told: Appended = await self._persist(lambda: self._log.append(pen.sid, pen.token, pen.epoch, first, batch))
+        self._counts.appends.observe(time.perf_counter() - begun)
         outcome, value, stop, answer = told
         match outcome:
             case "OK":
@@ -244,6 +262,7 @@ class Writer:
                 self._hear(stop, answer)
             case "BEHIND":
                 _log.warning("the log lost its tail; saying it again", from_seq=int(value) + 1)
+                self._counts.healed[("behind",)] += 1
                 self._forget_acknowledged(max(int(value) - 1, 0))
             case "FENCED" if int(value or 0) < self.pen.epoch:
                 await self._reclaim()
@@ -266,6 +285,9 @@ class Writer:
         count = min(count, len(self._said))
         self._acked_bytes += sum(len(data) for _, data in self._said[self._acked : count])
         self._acked = count
+        if count > self._counted:
+            self._counts.appended += count - self._counted
+            self._counted = count
         self._acknowledged.set()
 
     def _forget_acknowledged(self, count: int) -> None:
@@ -288,6 +310,7 @@ class Writer:
         if claimed is None:
             raise PenLost("the claim was lost in a failover and could not be made again")
         _log.warning("claim was lost in a failover and made again", epoch=claimed.epoch)
+        self._counts.healed[("fenced",)] += 1
         self.pen = Pen(pen.sid, pen.generation, pen.worker, token, claimed.epoch)
         self._on_reclaim(self.pen)
         self._forget_acknowledged(0)

@@ -14,6 +14,8 @@ from shared.events import Event, EventType, State
 from shared.ids import START, EventId
 from shared.transcript import Message, fold
 
+WHOLE = ("http", "whole")
+"""Transport and dialect of an answer that is given when it is over."""
 SESSION_HEADER = "holdfast-session"
 """Of every answer: what is cut off here can be picked up through the native API."""
 
@@ -42,6 +44,7 @@ async def whole(node: Node, caller: Principal, sid: str, generation: str, *, cur
     Raises what the session is refused for, and NodeLeaving where this node cannot wait for the end.
     """
     delivery = Delivery(node.hub, sid, caller, cursor, follow=False, merge=True)
+    delivery.kind = WHOLE
     found: list[Event] = []
     inside = False
     async with aclosing(delivery.outputs()) as outputs:

@@ -38,7 +38,7 @@ def refusing(refusal: Refusal) -> type[APIRoute]:
                         raise
                     return refusal(InvalidRequest(f"the body cannot be read: {error.detail}"))
                 except RedisError as error:
-                    _log.error("redis failed", error=str(error))
+                    _log.error("redis failed", error=str(error), rare=True)
                     return refusal(RedisUnavailable())
 
             return handled

@@ -70,6 +70,8 @@ class _Request:
 
 
 class TransportSocket(Duplex):
+    dialect = "vercel"
+
     def __init__(self, node: Node, caller: Principal, socket: WebSocket, only: str | None) -> None:
         """`only`: the session this socket is for; None: all of the caller's."""
         super().__init__(node, caller, socket)
@@ -154,6 +156,7 @@ class TransportSocket(Duplex):
     async def _stream(self, request_id: str, turn: Turn) -> None:
         """Ends with the generation, or with a reason to close the socket."""
         delivery = Delivery(self.node.hub, turn.sid, self.caller, turn.cursor, follow=False, merge=True)
+        delivery.kind = ("websocket", self.dialect)
         encode = ProjectionEncoder(UiFrames(turn.sid, turn.generation, request_id), keep_alive=b"")
         begun = False
         async with aclosing(delivery.outputs()) as outputs:

@@ -25,6 +25,8 @@ class AgUiProjection(Projection):
     run already is said again, or is void, it is told them anew, without that. `question`: the one that was answered to
     begin this run; empty where a user's message was."""
 
+    dialect = "ag_ui"
+
     def __init__(
         self,
         sid: str,

@@ -37,6 +37,8 @@ _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 class MessageEvents(Projection):
     """The stream. Its end is `message_stop`, or `error` where the generation failed or was cancelled."""
 
+    dialect = "anthropic"
+
     def __init__(self, sid: str, generation: str) -> None:
         super().__init__(generation)
         self._name = f"{sid}_{generation}"

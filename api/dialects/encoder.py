@@ -15,6 +15,10 @@ class Unsayable(Exception):
 
 class Encoder(Protocol):
     @property
+    def dialect(self) -> str:
+        """Its name, for the counts."""
+
+    @property
     def plain(self) -> bool:
         """Events are sent as they were published: the stream may join the audience of a feed."""
 

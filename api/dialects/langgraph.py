@@ -64,6 +64,8 @@ class Cursor:
 class LangGraphProjection(Projection):
     """One run, or, as `generation` is empty, all runs of a thread, without an end."""
 
+    dialect = "langgraph"
+
     def __init__(
         self, sid: str, thread: str, generation: str, modes: Collection[Mode], after: Cursor | None = None
     ) -> None:

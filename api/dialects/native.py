@@ -20,6 +20,7 @@ class NativeEncoder:
 
     __slots__ = ("_prefix", "_retry")
 
+    dialect = "native"
     over = False
     partial = False
 

@@ -37,6 +37,8 @@ def completion_id(sid: str, generation: str) -> str:
 class ChatChunks(Projection):
     """The stream. Its end is `[DONE]`, or an error where the generation failed or was cancelled."""
 
+    dialect = "openai_chat"
+
     def __init__(self, generation: str, completion: Completion, *, include_usage: bool = False) -> None:
         super().__init__(generation)
         self._completion = completion

@@ -97,6 +97,8 @@ class Answer:
 class ResponseEvents(Projection):
     """`starting_after`: events up to that number are counted, but not sent."""
 
+    dialect = "openai_responses"
+
     def __init__(self, answer: Answer, starting_after: int = -1) -> None:
         super().__init__(answer.generation)
         self.failure: Failure | None = None

@@ -14,6 +14,9 @@ KEEP_ALIVE = b": ka\n"
 
 
 class Projection(ABC):
+    dialect = "projection"
+    """Its name, for the counts."""
+
     def __init__(self, generation: str) -> None:
         self.generation = generation
         self.over = False
@@ -45,6 +48,10 @@ class ProjectionEncoder:
     def __init__(self, projection: Projection, keep_alive: bytes = KEEP_ALIVE) -> None:
         self._projection = projection
         self._keep_alive = keep_alive
+
+    @property
+    def dialect(self) -> str:
+        return self._projection.dialect
 
     @property
     def over(self) -> bool:

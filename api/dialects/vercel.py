@@ -190,6 +190,8 @@ def _passing(name: str, data: dict[str, Any]) -> Chunk:
 class UiStream(Projection):
     """Over HTTP: server-sent events."""
 
+    dialect = "vercel"
+
     def __init__(self, sid: str, generation: str) -> None:
         """For what comes after the generation's message, or from one of its attempts on."""
         super().__init__(generation)
@@ -203,6 +205,8 @@ class UiStream(Projection):
 
 class UiFrames(Projection):
     """Over a WebSocket: a JSON frame per line. Numbers begin at 0 with each request."""
+
+    dialect = "vercel"
 
     def __init__(self, sid: str, generation: str, request: str) -> None:
         super().__init__(generation)

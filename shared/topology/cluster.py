@@ -22,7 +22,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.topology.client import PAUSES_S, raise_first
+from shared.topology.client import PAUSES_S, Errors, raise_first
 from shared.topology.connections import connection_class, cut, options, place, pool
 from shared.topology.url import Address, RedisUrl
 from shared.topology.watch import Shared, Watch
@@ -83,6 +83,7 @@ class Cluster(AsyncCoreCommands):
     def __init__(self, url: RedisUrl, connections: int, timeout_s: float) -> None:
         self._url = url
         self._connections = connections
+        self.errors = Errors()
         """Most to each node."""
         self._timeout_s = timeout_s
         self._clients: dict[Address, Redis] = {}
@@ -197,7 +198,11 @@ class Cluster(AsyncCoreCommands):
                     pipe.execute_command(*args, **about)
                 replies = await pipe.execute(raise_on_error=False)
         except RedisError as error:
+            self.errors.note(error)
             return [error] * len(commands)
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, _REDIRECTED):
+                self.errors.note(reply)
         return replies[1::2] if asking else replies
 
     async def _learn(self, failures: list[tuple[int, Exception]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.events import EventType
 from shared.tasks import cancel
+from shared.tracing import NOTHING, here
 from shared.transcript import Transcript, Usage
 from worker.pipelines import answering
 from worker.pipelines.conversation import conversation
@@ -191,6 +192,8 @@ class Run:
         """
         provider, name = self._providers.get(model or self.model_name)
         so_far: list[base.Usage] = []
+        call = here().begin("provider call", "client", model=model or self.model_name)
+        first = call.begin("first token")
         request = base.ModelRequest(
             counted=so_far.append,
             model=name,
@@ -206,10 +209,14 @@ class Run:
                 async for part in parts:
                     if isinstance(part, base.Usage):
                         so_far.clear()
+                    elif first is not NOTHING and isinstance(part, (base.Text, base.Reasoning)):
+                        first.end()
+                        first = NOTHING
                     yield part
         finally:
             self._streams.pop(stream, None)
             reading.closed.set()
+            call.end()
             if so_far:  # it broke off, but was paid for
                 self._count(so_far[-1])
 
