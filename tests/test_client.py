@@ -28,6 +28,7 @@ from tests.support.clients import CLIENTS, Connect, Waits
 from tests.support.generations import piped
 from tests.support.inprocess import LiveNode, live_node, live_worker
 from tests.support.ports import free_port
+from tests.support.proxy import proxy
 from worker.pipelines import Run
 from worker.providers.demo import lorem
 
@@ -227,10 +228,11 @@ async def test_leaving_the_loop_closes_the_connection(connect: Connect, node: Li
 
 
 async def test_closing_ends_whoever_waits(connect: Connect, node: LiveNode) -> None:
-    """For an event, or for the next try; later calls are told the same."""
+    """For an event, be it over a dead connection, or for the next try; later calls are told the same."""
     waits = Waits()
     async with (
-        connect(node.url) as client,
+        proxy(int(node.url.rpartition(":")[2])) as way,
+        connect(way.url, silent_s=600.0) as client,
         connect(f"http://127.0.0.1:{free_port()}", patience_s=None, on_wait=waits) as lonely,
     ):
         session = await client.create(input="hello", pipeline=ASKS)
@@ -239,6 +241,7 @@ async def test_closing_ends_whoever_waits(connect: Connect, node: LiveNode) -> N
         await _readers(node, 1)
         while len(waits.seconds) < 3:
             await asyncio.sleep(0.01)
+        way.pause()
         await client.aclose()
         await lonely.aclose()
         for task in (reading, trying):

@@ -125,6 +125,13 @@ def test_a_key_that_cannot_be_sent_is_refused_without_its_words(key: str) -> Non
         assert not key or key not in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_that_is_looked_at_shows_no_key(kind: type[Client] | type[AsyncClient]) -> None:
+    """Nor do its parts."""
+    client = kind(key="hf_secret")
+    assert "hf_secret" not in repr([client, client.options, client.options.for_httpx, vars(client)])
+
+
 @pytest.mark.parametrize("base", ["ftp://127.0.0.1", "127.0.0.1:8000", "http://user:secret@127.0.0.1"])
 def test_a_base_that_cannot_be_is_refused_at_once(base: str) -> None:
     """And not after a minute of patience; credentials in it would be shown with it."""

@@ -279,6 +279,19 @@ async def test_trouble_of_a_server_is_waited_for(connect: Connect, trouble: byte
     assert re.search("502|500|200|503|429", str(waits.errors[1])), "it says what was answered"
 
 
+async def test_what_is_no_stream_is_let_go(connect: Connect) -> None:
+    """Whatever is still to come of it: the connection is closed, and not kept beside the next one."""
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 99\r\n\r\n<html>"
+    async with (
+        canned(page, HEAD + STARTED + OVER + END) as server,
+        connect(server.url) as client,
+        aclosing(client.session("s1").events()) as events,
+    ):
+        assert isinstance(await anext(events), Started)
+        while server.open > 1:
+            await asyncio.sleep(0.01)
+
+
 async def test_the_server_says_how_long_to_wait(connect: Connect) -> None:
     """`retry:` is the first wait, give or take a quarter; later ones in a row are longer."""
     waits = Waits()

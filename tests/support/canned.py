@@ -35,6 +35,11 @@ class Canned:
         self._answers = answers
         self._serving: set[asyncio.Task[None]] = set()
 
+    @property
+    def open(self) -> int:
+        """Connections."""
+        return len(self._serving)
+
     def header(self, name: str) -> list[str]:
         """What each request said there; empty where it did not."""
         lines = [[line.partition(": ") for line in head.split("\r\n")] for head in self.asked]
