@@ -107,8 +107,8 @@ async def test_columns_are_aligned(redis_url: str) -> None:
 async def test_colours_can_be_had_and_refused(redis_url: str) -> None:
     """A pipe gets none; NO_COLOR means none where there would be some."""
     plain = await holdfast("sessions", redis_url=redis_url)
-    forced = await holdfast("sessions", redis_url=redis_url, FORCE_COLOR="1")
-    refused = await holdfast("sessions", redis_url=redis_url, FORCE_COLOR="1", NO_COLOR="1")
+    forced = await holdfast("sessions", redis_url=redis_url, environment={"FORCE_COLOR": "1"})
+    refused = await holdfast("sessions", redis_url=redis_url, environment={"FORCE_COLOR": "1", "NO_COLOR": "1"})
     green = "\x1b[32mrunning"
     assert ("\x1b" in plain.out, green in forced.out, green in refused.out) == (False, True, False)
 

@@ -33,6 +33,7 @@ def bench(
     readers: Annotated[int, typer.Option("--readers", "-m", min=1, max=1000, help="Of each session.")] = 5,
     seconds: Annotated[float, typer.Option("--seconds", "-s", min=0.1, max=3600, help="Length of an answer.")] = 10.0,
     rate: Annotated[float, typer.Option(min=0.1, max=1000, help="Tokens per second of each session.")] = 20.0,
+    patience: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How late a session may end.")] = 60.0,
     key: Annotated[str, typer.Option(help="An API key or a JWT; @FILE reads it from there.")] = "",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sessions in Redis.")] = False,
     redis: Redis = "",
@@ -43,7 +44,7 @@ def bench(
     The model is demo/lorem, so no provider is asked. Where this machine reaches Redis too, delivery lag is counted from
     the append. Ends with 1 if an event was missing or came twice, or a session failed.
     """
-    plan = Plan(sessions, readers, seconds, rate)
+    plan = Plan(sessions, readers, seconds, rate, patience)
 
     async def work() -> int:
         load = Load(plan, url, _key(key))

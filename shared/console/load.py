@@ -20,8 +20,6 @@ from shared.client import (
 )
 from shared.client.options import Key
 
-END_S = 60.0
-"""How long a session may take beyond its time before it counts as failed."""
 START = "0-0"
 JOINING_S = 0.5
 """After the question: by then the readers are there."""
@@ -35,6 +33,8 @@ class Plan:
     seconds: float
     rate: float
     """Tokens per second of each session."""
+    patience_s: float = 60.0
+    """How long a session may take beyond its time before it counts as failed."""
 
     @property
     def tokens(self) -> int:
@@ -100,7 +100,7 @@ class Load:
     async def _session(self, client: AsyncClient, run: Run) -> None:
         options = {"tokens": self.plan.tokens, "rate": self.plan.rate}
         try:
-            async with asyncio.timeout(self.plan.seconds + END_S):
+            async with asyncio.timeout(self.plan.seconds + self.plan.patience_s):
                 run.asked = time.time()
                 run.session = await client.create(input="bench", model="demo/lorem", options=options)
                 self.begun += 1
@@ -135,7 +135,7 @@ class Load:
             return
         again = Heard()
         try:
-            async with asyncio.timeout(END_S):
+            async with asyncio.timeout(self.plan.patience_s):
                 await self._again(run.session, again)
         except (TimeoutError, ClientError) as error:
             run.error = f"its log could not be read again: {error}"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.cells import cell_len
 from tests.support.system import ROOT
 
 SECONDS = 60
+Environment = Mapping[str, str] | None
 KEPT = ("PATH", "HOME", "VIRTUAL_ENV", "LANG", "LC_ALL")
 
 
@@ -38,7 +40,7 @@ class Said:
 
 
 async def start(
-    *arguments: str, redis_url: str = "", columns: int = 100, cwd: Path = ROOT, **environment: str
+    *arguments: str, redis_url: str = "", columns: int = 100, cwd: Path = ROOT, environment: Environment = None
 ) -> asyncio.subprocess.Process:
     """The command, under way. It sees no setting but those given here."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -46,7 +48,7 @@ async def start(
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "shared.cli", *arguments),
         cwd=cwd,
-        env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), **told, **environment},
+        env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), **told, **(environment or {})},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -61,10 +63,10 @@ async def ended(process: asyncio.subprocess.Process) -> Said:
 
 
 async def holdfast(
-    *arguments: str, redis_url: str = "", columns: int = 100, cwd: Path = ROOT, **environment: str
+    *arguments: str, redis_url: str = "", columns: int = 100, cwd: Path = ROOT, environment: Environment = None
 ) -> Said:
     """Run it to its end."""
-    return await ended(await start(*arguments, redis_url=redis_url, columns=columns, cwd=cwd, **environment))
+    return await ended(await start(*arguments, redis_url=redis_url, columns=columns, cwd=cwd, environment=environment))
 
 
 async def line_of(process: asyncio.subprocess.Process) -> str:

@@ -1,4 +1,4 @@
-"""What `holdfast doctor` looks at: one function for each question, all of them in `ALL`.
+"""What `holdfast doctor` looks at: one function for each question.
 
 Each is given what there is to ask, and gives what it found. None changes anything but keys of its own, which expire.
 """
@@ -16,7 +16,6 @@ from shared.topology.faults import code_of
 Check = Callable[[Subject], Awaitable[list[Finding]]]
 
 ALL: Mapping[str, Check] = {
-    "settings": configuration.check_settings,
     "version": server.check_version,
     "eviction": server.check_eviction,
     "memory": server.check_memory,
@@ -36,15 +35,15 @@ TIMEOUT_S = 15.0
 
 
 async def examine(subject: Subject) -> list[Finding]:
-    """All checks, one after another. If Redis does not answer at all, that is the only finding besides the settings."""
+    """All checks, one after another. What does not answer, or is no Redis, is not asked any further."""
     findings = await configuration.check_settings(subject)
-    reach = await server.check_reach(subject)
-    findings += reach
-    if any(finding.level is Level.BAD for finding in reach):
-        return findings
+    for first in (server.check_reach, server.check_kind):
+        found = await _apart("reach", first, subject)
+        findings += found
+        if any(finding.level is Level.BAD for finding in found):
+            return findings
     for name, check in ALL.items():
-        if name != "settings":
-            findings += await _apart(name, check, subject)
+        findings += await _apart(name, check, subject)
     return findings
 
 

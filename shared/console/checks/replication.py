@@ -85,16 +85,10 @@ def _cluster(info: Mapping[str, Any]) -> Finding:
 async def _sentinels(at: RedisUrl) -> list[Finding]:
     votes = [await _quorum(at, host, port) for host, port in at.addresses]
     silent = [word for word in votes if word]
-    if len(silent) == len(votes):
-        return [
-            bad(
-                "topology",
-                f"no Sentinel of {at.service} can fail it over: {silent[0]}",
-                "bring the Sentinels back; redis-cli SENTINEL CKQUORUM says what is missing",
-            )
-        ]
     if silent:
-        return [warn("topology", f"{len(silent)} of {len(votes)} Sentinels: {silent[0]}", "bring them back")]
+        text = f"{len(silent)} of {len(votes)} Sentinels of {at.service} cannot fail it over: {silent[0]}"
+        remedy = "bring them back; redis-cli SENTINEL CKQUORUM says what one is missing"
+        return [(bad if 2 * len(silent) >= len(votes) else warn)("topology", text, remedy)]
     return [ok("topology", f"{len(votes)} Sentinels agree on {at.service}, and can fail it over")]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from shared import keys, scripts
 from shared.console.checks.findings import Finding, Subject, bad, ok
@@ -57,26 +57,30 @@ async def check_rights(subject: Subject) -> list[Finding]:
 
 
 def _judged(commands: Sequence[Command], replies: Sequence[Any], user: str) -> list[Finding]:
-    failed = [
-        (command[0], reply) for command, reply in zip(commands, replies, strict=True) if isinstance(reply, Exception)
-    ]
-    missing = sorted({name.lower() for name, reply in failed if isinstance(reply, NoPermissionError)})
+    pairs = zip(commands, replies, strict=True)
+    failed = [(str(command[0]), reply) for command, reply in pairs if isinstance(reply, Exception)]
     found = []
-    if missing:
-        grants = " ".join(f"+{name}" for name in missing)
-        remedy = (
-            f"redis-cli ACL SETUSER {user or '<user>'} {grants} '~holdfast:*' '~arq:*' '&holdfast:*', and in users.acl"
-        )
-        found.append(bad("rights", f"user {user or '?'} may not {', '.join(missing).upper()}", remedy))
-    others = [reply for _, reply in failed if not isinstance(reply, NoPermissionError)]
-    if refused := [reply for reply in others if isinstance(reply, ReadOnlyError) or code_of(reply)]:
-        code = code_of(refused[0]) or "READONLY"
-        found.append(
-            bad(
-                "rights", f"Redis refuses writes ({code}): {PASSING[code]}", "see memory, persistence and replicas here"
-            )
-        )
+    if denied := [(name, str(reply)) for name, reply in failed if isinstance(reply, NoPermissionError)]:
+        what, grants = _denied(denied)
+        remedy = f"redis-cli ACL SETUSER {user or '<user>'} {grants}, and the same in users.acl"
+        found.append(bad("rights", f"user {user or '?'} may not {what}", remedy))
+    if codes := [code_of(reply) for _, reply in failed if code_of(reply) not in ("", "NOPERM")]:
+        text = f"Redis refuses writes ({codes[0]}): {PASSING[codes[0]]}"
+        found.append(bad("rights", text, "see memory, persistence and replicas here"))
     return found
+
+
+def _denied(denied: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """What is lacking, and what grants it. Redis says whether it is the command, the key or the channel."""
+    names = sorted({name for name, why in denied if " key" not in why and " channel" not in why})
+    lacking, grants = list(names), [f"+{name.lower()}" for name in names]
+    if any(" key" in why for _, why in denied):
+        lacking.append("touch the keys")
+        grants += ["'~holdfast:*'", "'~arq:*'"]
+    if any(" channel" in why for _, why in denied):
+        lacking.append("use the channels")
+        grants.append("'&holdfast:*'")
+    return ", ".join(lacking), " ".join(grants)
 
 
 async def _subscribing(subject: Subject) -> list[Finding]:

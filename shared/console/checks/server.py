@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from shared.console.checks.findings import Finding, Subject, bad, infos, ok, warn
 from shared.console.desk import address
@@ -41,18 +41,24 @@ async def _ping_ms(redis: Any) -> float:
     return (time.perf_counter() - started) * 1000
 
 
+async def check_kind(subject: Subject) -> list[Finding]:
+    """Only of what is no Redis at all: nothing else can be said of it then."""
+    try:
+        await infos(subject, "server")
+    except ResponseError as error:
+        if "unknown command" not in str(error):
+            raise
+        text = "this is no real Redis: fakeredis, which `holdfast dev` starts where there is none"
+        return [bad("version", text, "install redis-server, and set HOLDFAST_REDIS_URL; for a first look it is enough")]
+    return []
+
+
 async def check_version(subject: Subject) -> list[Finding]:
     return [_version(where, info) for where, info in await infos(subject, "server")]
 
 
 def _version(where: str, info: Mapping[str, Any]) -> Finding:
     version = str(info.get("redis_version", ""))
-    if not info.get("run_id") or not info.get("process_id"):
-        return bad(
-            "version",
-            f"{where}this is no real Redis (fakeredis, as `holdfast dev` starts it where there is none)",
-            "for a look it is enough; else install redis-server, and set HOLDFAST_REDIS_URL",
-        )
     if _numbers(version) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         return bad("version", f"{where}Redis {version} is too old", f"upgrade to {oldest} or later; 7 is best")
