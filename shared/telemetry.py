@@ -112,7 +112,8 @@ class _Discreet(structlog.stdlib.ProcessorFormatter):
 def _renderer(style: str) -> Processor:
     if style == "json":
         return structlog.processors.JSONRenderer()
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    plain = structlog.dev.plain_traceback  # the default one shows local variables: prompts, answers, credentials
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
 
 
 def _quiet_libraries(content: bool) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -163,3 +164,22 @@ def test_every_logger_is_discreet(style: str, monkeypatch: pytest.MonkeyPatch) -
     logged = stream.getvalue()
     assert logged.count("…") >= 5
     assert [secret for secret in (JWT, WRONG_KEY, PASSWORD) if secret in logged] == []
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_a_traceback_shows_no_values(style: str) -> None:
+    """Where something fails is logged, and not what the variables held: what people say is none of the log's business."""
+    code = (
+        "from shared.telemetry import configure, get_logger\n"
+        f"configure('info', '{style}')\n"
+        "def failing(prompt):\n"
+        "    raise ValueError('no')\n"
+        "try:\n"
+        "    failing('what ' + 'I asked')\n"
+        "except ValueError:\n"
+        "    get_logger('test').error('failed', exc_info=True)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert "ValueError" in shown
+    assert "failing" in shown
+    assert "what I asked" not in shown
