@@ -1,6 +1,7 @@
 """`holdfast sessions`, `show` and `stop`: what people on call, and their programs, are told of sessions."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,28 @@ async def test_stop_asks_first(redis_url: str, log: Log) -> None:
     view = await log.view("a")
     assert view is not None
     assert view.stop == ""
+
+
+@pytest.mark.parametrize(("said", "status", "asked"), [("n", 0, ""), ("y", 0, "g1"), ("^C", 130, "")])
+@pytest.mark.usefixtures("made")
+async def test_stop_does_what_it_is_answered(redis_url: str, log: Log, said: str, status: int, asked: str) -> None:
+    """At a terminal: no and Ctrl-C leave the session alone, yes stops it."""
+    ours, its = os.openpty()
+    process = await start("stop", "a", "--wait", "0", redis_url=redis_url, stdin=its)
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        await process.stdout.readuntil(b"[y/N]")
+    if said == "^C":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.write(ours, f"{said}\n".encode())
+    ending = await ended(process)
+    assert (ending.status, ending.err) == (status, "")
+    view = await log.view("a")
+    assert view is not None
+    assert view.stop == asked
+    for end in (ours, its):
+        os.close(end)
 
 
 @pytest.mark.usefixtures("made")

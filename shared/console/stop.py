@@ -1,6 +1,7 @@
 """`holdfast stop`: end a generation, as the API does."""
 
 import asyncio
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -56,11 +57,14 @@ async def _view(desk: Desk, sid: str) -> SessionView:
 
 
 def _agreed(sid: str, view: SessionView) -> bool:
-    """Nothing else goes on here meanwhile, so the event loop may wait with us. Ctrl-C leaves all as it is."""
+    """Nothing else goes on here meanwhile, so the event loop may wait with us; but Ctrl-C must not wait for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return typer.confirm(f"Stop {view.generation} of {sid}, which is {view.state}?")
     except typer.Abort:
         raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _stop(desk: Desk, sid: str, generation: str) -> Stopped:

@@ -40,16 +40,22 @@ class Said:
 
 
 async def start(
-    *arguments: str, redis_url: str = "", columns: int = 100, cwd: Path = ROOT, environment: Environment = None
+    *arguments: str,
+    redis_url: str = "",
+    columns: int = 100,
+    cwd: Path = ROOT,
+    environment: Environment = None,
+    stdin: int = asyncio.subprocess.DEVNULL,
 ) -> asyncio.subprocess.Process:
-    """The command, under way. It sees no setting but those given here."""
+    """The command, under way. It sees no setting but those given here. `stdin`: what it reads from, such as a terminal;
+    else it has nobody to ask."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     told = {"HOLDFAST_REDIS_URL": redis_url} if redis_url else {}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "shared.cli", *arguments),
         cwd=cwd,
         env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), **told, **(environment or {})},
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
