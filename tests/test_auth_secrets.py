@@ -168,7 +168,7 @@ def test_every_logger_is_discreet(style: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("style", ["console", "json"])
 def test_a_traceback_shows_no_values(style: str) -> None:
-    """Where something fails is logged, and not what the variables held: what people say is none of the log's business."""
+    """Where something failed is logged, and not what the variables held: prompts, answers, credentials."""
     code = (
         "from shared.telemetry import configure, get_logger\n"
         f"configure('info', '{style}')\n"
