@@ -43,7 +43,8 @@ async def _made(log: Log, directory: Directory) -> None:
     now = await directory.now_ms()
     await log._redis.hset(keys.session("b"), "created", now - 2 * HOUR_MS)
     await log._redis.hset(keys.session("d"), "principal", "alice")
-    await directory.touch_owned("alice", "d", now, HOUR_MS)
+    for sid in "ad":  # one of them is not hers
+        await directory.touch_owned("alice", sid, now, HOUR_MS)
 
 
 @pytest.fixture

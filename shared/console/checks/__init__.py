@@ -30,6 +30,7 @@ ALL: Mapping[str, Check] = {
     "sessions": work.check_sessions,
     "expiry": keyspace.check_expiry,
 }
+REMEDY = "nodes and workers do not need it: ask once more as a user who may (--redis), or grant it"
 TIMEOUT_S = 15.0
 """Of one check: somebody is waiting."""
 
@@ -53,9 +54,7 @@ async def _apart(name: str, check: Check, subject: Subject) -> list[Finding]:
         async with asyncio.timeout(TIMEOUT_S):
             return await check(subject)
     except NoPermissionError as error:
-        return [
-            Finding(name, Level.WARN, f"could not be looked at: {error}", "ask as a user who may, such as `oncall`")
-        ]
+        return [Finding(name, Level.WARN, f"could not be looked at: {error}", REMEDY)]
     except TimeoutError:
         return [
             Finding(name, Level.WARN, f"could not be looked at within {TIMEOUT_S:.0f} s", "look at Redis' own load")
