@@ -52,6 +52,7 @@ async def test_a_node_is_well_when_it_answers(redis_url: str, file: Path) -> Non
         async with system(away.url, workers=0) as running:
             away.kill()
             assert asked("node", HOLDFAST_PORT=running.nodes[0].port) == ""
+            assert asked("node", "ready", HOLDFAST_PORT=running.nodes[0].port) == "/readyz answered 503"
             assert asked(HOLDFAST_PORT=running.nodes[0].port) == "", "without a worker's file a node is asked"
 
 
@@ -107,3 +108,4 @@ async def test_a_stuck_worker_is_seen_by_its_file(redis_url: str, file: Path) ->
 def test_the_command_says_how_it_is_used() -> None:
     """A misspelt probe must not pass for a well process."""
     assert asked("wroker").startswith("usage:")
+    assert asked("node", "raedy").startswith("usage:")

@@ -12,12 +12,16 @@ _log = get_logger(__name__)
 
 async def show(file: Path, contact: Contact, every_s: float) -> None:
     """Write the file anew as long as this loop turns, Redis or not. Runs until cancelled; then the file vanishes."""
+    failed = False
     try:
         while True:
             try:
                 _put(file, READY if contact.made.is_set() else STARTING)
+                failed = False
             except OSError as error:
-                _log.error("cannot say that the worker is alive", file=str(file), error=error.strerror)
+                if not failed:
+                    _log.error("cannot say that the worker is alive", file=str(file), error=error.strerror)
+                failed = True
             await asyncio.sleep(every_s)
     finally:
         _remove(file)
