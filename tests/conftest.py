@@ -16,6 +16,7 @@ hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("patient")
 
 LONG = (
+    "test_image",
     "test_log_property",
     "test_deploy",
     "test_chaos",

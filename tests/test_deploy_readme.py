@@ -1,0 +1,52 @@
+"""deploy/README.md: what it quotes is what the code says."""
+
+import re
+
+import pytest
+
+from tests.support.manifests import DEPLOY, compose, pod
+from tests.support.system import ROOT
+
+README = (DEPLOY / "README.md").read_text(encoding="utf-8")
+
+
+def said() -> str:
+    """All that the code and nginx may say; texts that are broken over lines, joined."""
+    files = [file for part in ("api", "worker", "shared") for file in (ROOT / part).rglob("*.py")]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in [*files, DEPLOY / "nginx.conf"])
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+def rows() -> list[list[str]]:
+    table = README.split("## Symptom, cause, remedy")[1]
+    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+@pytest.mark.parametrize("symptom", [row[0] for row in rows()])
+def test_every_symptom_that_is_quoted_exists(symptom: str) -> None:
+    """Whoever searches for what was logged finds it in the table, and the other way round."""
+    everything = said()
+    for quoted in re.findall(r"`([^`]+)`", symptom):
+        assert quoted in everything, quoted
+
+
+def test_there_is_a_row_for_everything_that_is_usual() -> None:
+    """Twenty at least, each with a cause and a remedy, none twice."""
+    assert all(len(row) == 3 and all(row) for row in rows())
+    assert len({row[0] for row in rows()}) == len(rows()) >= 20
+
+
+def test_every_file_that_is_linked_is_there() -> None:
+    """A link of the README leads somewhere."""
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert [link for link in links if not link.startswith("http") and not (DEPLOY / link).exists()] == []
+
+
+@pytest.mark.parametrize(("what", "service"), [("node", "api"), ("worker", "worker")])
+def test_the_times_to_leave_are_as_deployed(what: str, service: str) -> None:
+    """The table of deploys ends with what compose and Kubernetes give."""
+    (row,) = re.findall(rf"^\| {what} \|.*$", README, re.MULTILINE)
+    given = [int(number) for number in re.findall(r"→ (\d+) s", row)]
+    compose_s = int(compose()["services"][f"{service}-1"]["stop_grace_period"].removesuffix("s"))
+    assert given == [compose_s, pod(service)["terminationGracePeriodSeconds"]]
