@@ -166,7 +166,11 @@ async def test_show_says_that_a_worker_is_gone(redis_url: str, redis: Any) -> No
 
 async def test_show_tells_times_and_sizes(log: Log, redis_url: str, redis: Any) -> None:
     """When it was asked, begun, and said its first word, as the log says it; and how much there is for how long."""
-    await sessions.finished(log, "one ", "two")
+    held = await sessions.started(log)
+    await sessions.say(log, held, 2, "one ")
+    await asyncio.sleep(0.01)  # another ms of Redis' clock
+    await sessions.say(log, held, 3, "two")
+    await sessions.finish(log, held, 4)
     shown = (await holdfast("show", sessions.SID, "--json", redis_url=redis_url)).json
     ats = [event.at for event in await log.events(sessions.SID)]
     times = shown["timings"]

@@ -159,6 +159,22 @@ async def test_it_outlives_a_restart_of_redis() -> None:
         await redis.aclose(close_connection_pool=True)
 
 
+@pytest.mark.parametrize("how", [["--json"], []])
+async def test_a_reader_that_has_enough_ends_it(log: Log, redis_url: str, how: list[str]) -> None:
+    """As `head` does: no traceback, and no status of a fault."""
+    held = await sessions.started(log)
+    process = await start("tail", SID, *how, redis_url=redis_url)
+    await line_of(process)
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # the only way to hang up
+    for seq in range(2, 6):
+        await sessions.say(log, held, seq, "x")
+        await asyncio.sleep(0.1)
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        assert await process.stderr.read() == b""
+        assert await process.wait() == 0
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 async def test_an_event_is_one_line_and_as_wide_as_the_terminal_at_most(log: Log, redis_url: str, columns: int) -> None:
     """Line breaks of a text are shown as signs; --full folds instead of cutting."""

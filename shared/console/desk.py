@@ -81,7 +81,7 @@ def at_desk(given: str, work: Callable[[Desk], Awaitable[int]], *, retention: bo
 
 
 def finish(work: Callable[[], Awaitable[int]], url: str = "") -> None:
-    """Run it, say in one line what went wrong, and end the process."""
+    """Run it, say in one line what went wrong, and end the process. Ctrl-C is typer's: status 130."""
     configure("error", "console")
 
     async def main() -> int:
@@ -90,8 +90,6 @@ def finish(work: Callable[[], Awaitable[int]], url: str = "") -> None:
     try:
         status = asyncio.run(main())
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        status = Exit.INTERRUPTED
     except BrokenPipeError:  # whoever read along has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = Exit.OK

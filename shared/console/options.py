@@ -15,7 +15,6 @@ class Exit(IntEnum):
     AWAY = 3
     """Redis, or the node, does not answer, or refuses."""
     NO_SESSION = 4
-    INTERRUPTED = 130
 
 
 STATUSES = (

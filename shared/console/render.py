@@ -51,10 +51,16 @@ EVENT_STYLES: Mapping[str, str] = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Not by an exit of its own, with a status that means something else here."""
+        raise BrokenPipeError
+
+
 def console(*, errors: bool = False) -> Console:
     stream = sys.stderr if errors else sys.stdout
     piped = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
-    return Console(stderr=errors, highlight=False, markup=False, emoji=False, width=piped)
+    return _Console(stderr=errors, highlight=False, markup=False, emoji=False, width=piped)
 
 
 def say_json(value: Any) -> None:
