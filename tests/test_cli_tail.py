@@ -184,6 +184,7 @@ async def test_an_event_is_one_line_and_as_wide_as_the_terminal_at_most(log: Log
     assert len(said.out.splitlines()) == 4
     assert said.width <= columns
     assert "a⏎b" in said.out
+    assert "…" in said.out, "that something was left out is seen"
     full = await holdfast("tail", SID, "--full", redis_url=redis_url, columns=columns)
     assert full.out.count("long") == 60
     assert full.width <= columns
