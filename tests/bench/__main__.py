@@ -18,6 +18,7 @@ from tests.bench import (
     first_token,
     growth,
     memory,
+    overhead,
     redis_cost,
     replay,
     storm,
@@ -45,6 +46,7 @@ OF_NODES: dict[str, Callable[[Scale], Awaitable[Section | list[Section]]]] = {
     "idle": memory.idle,
     "slow": memory.slow,
     "redis": redis_cost.run,
+    "overhead": overhead.run,
 }
 """Each starts the servers it measures."""
 OF_WORKERS: dict[str, Callable[[str], Awaitable[Section]]] = {
