@@ -41,8 +41,9 @@ def bench(
 ) -> None:
     """A quick load on a running deployment: does every reader get everything once, and how soon?
 
-    The model is demo/lorem, so no provider is asked. Where this machine reaches Redis too, delivery lag is counted from
-    the append. Ends with 1 if an event was missing or came twice, or a session failed.
+    The model is demo/lorem: no provider is asked. Where Redis can be asked too, lag is counted from the append.
+
+    Ends with 1 if an event was missing or came twice, or a session failed.
     """
     plan = Plan(sessions, readers, seconds, rate, patience)
 

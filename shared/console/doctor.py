@@ -26,8 +26,9 @@ from shared.topology.url import parse
 def doctor(redis: Redis = "", as_json: Json = False) -> None:
     """Everything that may be wrong with Redis, the queue, workers, sessions and settings, and how to mend it.
 
-    Ask with the environment of a node or worker: as its user, with its settings. It writes keys of its own, which
-    expire, to try what that user may do. Ends with 1 if anything is ✗.
+    Ask with the environment of a node or worker: as its user, with its settings.
+
+    To try what that user may do it writes keys of its own, which expire. Ends with 1 if anything is ✗.
     """
 
     async def work() -> int:
