@@ -79,7 +79,6 @@ class Hub:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._standing: list[asyncio.Task[Any]] = []
         """Tasks that end only with the node."""
-        self._looking: set[str] = set()
         self._subscriber = Subscriber(settings.log_redis_url, self._on_message, self._on_reconnect)
 
     # -- life
@@ -156,6 +155,11 @@ class Hub:
         if feed.last is None:
             await self.sharing.one(("join", feed.sid), lambda: self._join(feed, cursor, count))
 
+    def readers_of(self, sid: str) -> int:
+        """How many of its readers are on this node."""
+        feed = self._feeds.get(sid)
+        return feed.readers if feed is not None else 0
+
     def leave(self, reader: Reader) -> None:
         self._left(reader)
         reader.feed.readers -= 1
@@ -164,7 +168,8 @@ class Hub:
     async def read(self, sid: str, cursor: EventId, count: int) -> Found:
         """A page of the log, of about `count` entries. Readers of the same session share pages, in step or not."""
         feed = self._feeds[sid]
-        if sid not in self._looking and self._subscriber.whole and (found := self._kept.get(feed, cursor, _now())):
+        vouched = self._subscriber.whole and ("look", feed) not in self.sharing
+        if vouched and (found := self._kept.get(feed, cursor, _now())):
             return found
         key = ("page", sid, cursor)
         if key in self.sharing:  # asked before this reader did: only what is past is still true
@@ -234,32 +239,28 @@ class Hub:
             if feed.last is not None:
                 self._look(feed)
 
-    def _look(self, feed: Feed) -> None:
-        if feed.sid not in self._looking:
-            self._looking.add(feed.sid)
-            self.counts.looks += 1
-            self.spawn(self._look_until_clean(feed))
-
     async def settle(self, feed: Feed) -> None:
         """Look at the log now: a reader found that it does not say what the ring may still hold."""
-        self._looking.add(feed.sid)
-        await self.sharing.one(("settle", feed.sid), lambda: self._look_until_clean(feed))
+        await asyncio.shield(self._look(feed))
+
+    def _look(self, feed: Feed) -> asyncio.Task[None]:
+        """One look at a time; whoever asks for one meanwhile makes it look again: it is never older than the asking."""
+        feed.dirty = True
+        return self.sharing.begin(("look", feed), lambda: self._look_until_clean(feed))
 
     async def _look_until_clean(self, feed: Feed) -> None:
         async def look(cursor: EventId) -> tuple[SessionView | None, list[Event], Decision]:
             view, page = await self.log.read(feed.sid, cursor, self.settings.replay_page)
             return view, page, decide(cursor, view, page, await self.owner_alive(cursor, view))
 
+        self.counts.looks += 1
         try:
-            feed.dirty = True
             while feed.dirty:
                 await feed.look(look, _now, self.settings.heal_wait_s, self.settings.replay_page)
         except RedisError as error:
             self.outage.failed(feed.sid, error)  # the next tick looks again
         else:
             self.outage.passed(feed.sid)
-        finally:
-            self._looking.discard(feed.sid)
 
     # -- ticks
 

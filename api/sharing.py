@@ -17,12 +17,20 @@ class Sharing:
         self._under_way: dict[Hashable, asyncio.Task[Any]] = {}
 
     async def one(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await asyncio.shield(self.begin(key, work))
+
+    def begin(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """The same for who does not wait: it is under way now."""
         task = self._under_way.get(key)
-        if task is None:
+        if task is None or task.done():  # what is done is old: it may not have seen what this caller has
             task = self._under_way[key] = self._spawn(work())
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
-        result: T = await asyncio.shield(task)
-        return result
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return task
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._under_way
+        task = self._under_way.get(key)
+        return task is not None and not task.done()
+
+    def _forget(self, key: Hashable, done: asyncio.Task[Any]) -> None:
+        if self._under_way.get(key) is done:
+            del self._under_way[key]

@@ -6,7 +6,7 @@ export const isRefused = (status) => REFUSED.has(status);
 export const isPassing = (status) => status === 408 || status === 425 || status === 429 || status >= 500;
 /** The same by the error codes of a socket's frames, which bear no status. */
 const PASSING = new Set([
-  "authentication_unavailable", "internal", "rate_limited", "redis_unavailable", "too_many_sessions", "too_many_streams",
+  "authentication_unavailable", "draining", "internal", "rate_limited", "redis_unavailable", "too_many_sessions", "too_many_streams",
 ]);
 export const isPassingCode = (code) => PASSING.has(code);
 
