@@ -1,6 +1,8 @@
 """Who is there: live sessions, a principal's sessions, workers and their leases. Never part of a session's scripts."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shared import keys
@@ -30,6 +32,17 @@ return { fresh, redis.call('ZCARD', KEYS[1]) }
 RUNNING_S = 7 * 86_400
 """A principal who starts nothing for so long has no live session that counts."""
 
+UNHEARD_MS = 600_000
+"""A worker that was not heard of for so long is left out of the index: it did not take its leave."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    worker_id: str
+    about: str
+    """JSON: what the worker says of itself."""
+    left_ms: int
+
 
 class Directory:
     """Indexes over sessions and workers. Stateless; every method may raise redis.exceptions.RedisError."""
@@ -58,6 +71,14 @@ class Directory:
         found = await self._redis.zrange(keys.LIVE_INDEX, 0, -1, withscores=True)
         return {sid.decode(): int(score) for sid, score in found}
 
+    async def count_live(self) -> int:
+        """Of what `live` would say: some may have ended a moment ago."""
+        return int(await self._redis.zcard(keys.LIVE_INDEX))
+
+    async def newest_live(self, top_ms: int | None, skip: int, limit: int) -> list[tuple[str, int]]:
+        """A part of `live`, newest first: from `top_ms` downwards, without the first `skip`."""
+        return await self._newest(keys.LIVE_INDEX, top_ms, skip, limit)
+
     async def forget_live(self, sid: str, judged_score: int) -> None:
         await self._redis.eval(_REMOVE_UNCHANGED, 1, keys.LIVE_INDEX, sid, judged_score)
 
@@ -72,11 +93,12 @@ class Directory:
 
     async def owned(self, principal: str, top_ms: int | None, skip: int, limit: int) -> list[tuple[str, int]]:
         """Newest first: (session id, ms of its newest turn), from `top_ms` downwards, without the first `skip`."""
+        return await self._newest(keys.owned(principal), top_ms, skip, limit)
+
+    async def _newest(self, index: str, top_ms: int | None, skip: int, limit: int) -> list[tuple[str, int]]:
         top = "+inf" if top_ms is None else top_ms
-        found = await self._redis.zrevrangebyscore(
-            keys.owned(principal), top, "-inf", start=skip, num=limit, withscores=True
-        )
-        return [(sid.decode(), int(touched)) for sid, touched in found]
+        found = await self._redis.zrevrangebyscore(index, top, "-inf", start=skip, num=limit, withscores=True)
+        return [(sid.decode(), int(score)) for sid, score in found]
 
     async def remove_owned(self, principal: str, *sids: str) -> None:
         if sids:
@@ -102,12 +124,36 @@ class Directory:
 
     async def refresh_lease(self, worker_id: str, lease_ms: int, about: str) -> None:
         """Prolong the lease, then write it anew: a full memory refuses the SET, but not the PEXPIRE."""
-        key = keys.worker(worker_id)
+        key, now_ms = keys.worker(worker_id), time.time_ns() // 1_000_000
         await self._redis.pexpire(key, lease_ms)
-        await self._redis.set(key, about, px=lease_ms)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(key, about, px=lease_ms)
+            pipe.zadd(keys.WORKER_INDEX, {worker_id: now_ms})
+            pipe.zremrangebyscore(keys.WORKER_INDEX, "-inf", now_ms - UNHEARD_MS)
+            await pipe.execute()
 
     async def end_lease(self, worker_id: str) -> None:
         await self._redis.delete(keys.worker(worker_id))
+        await self._redis.zrem(keys.WORKER_INDEX, worker_id)
+
+    async def leases(self, limit: int) -> list[Lease]:
+        """Of the workers that were heard of last, at most `limit`, those that are alive."""
+        found = await self._redis.zrevrangebyscore(keys.WORKER_INDEX, "+inf", "-inf", start=0, num=limit)
+        names = [name.decode() for name in found]
+        if not names:
+            return []
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.get(keys.worker(name))
+                pipe.pttl(keys.worker(name))
+            replies = await pipe.execute()
+        pairs = zip(names, replies[::2], replies[1::2], strict=True)
+        return [Lease(name, about.decode(), max(0, left_ms)) for name, about, left_ms in pairs if about is not None]
+
+    async def lease_left(self, worker_id: str) -> int | None:
+        """ms; None: it is not alive."""
+        left_ms = int(await self._redis.pttl(keys.worker(worker_id)))
+        return left_ms if left_ms > 0 else None
 
     async def is_alive(self, worker_id: str) -> bool:
         return bool(worker_id) and bool(await self._redis.exists(keys.worker(worker_id)))

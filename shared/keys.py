@@ -55,6 +55,10 @@ def worker(worker_id: str) -> str:
     return f"{PREFIX}:worker:{{lease}}:{worker_id}"
 
 
+WORKER_INDEX = f"{PREFIX}:workers:{{lease}}"
+"""Sorted set of worker ids by ms of their newest heartbeat: where to look for leases. It proves nothing."""
+
+
 def control(worker_id: str) -> str:
     """Pub/sub channel of one worker: stop, answer."""
     return f"{PREFIX}:worker:{worker_id}:control"

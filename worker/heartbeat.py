@@ -3,8 +3,9 @@
 import asyncio
 import os
 import socket
+import time
 
-from shared.events import encode
+from shared.events import State, encode
 from shared.redis import RedisError
 from shared.tasks import within
 from shared.telemetry import get_logger
@@ -112,5 +113,16 @@ async def end(context: WorkerContext) -> None:
 
 
 def _about(context: WorkerContext) -> str:
-    about = {"host": socket.gethostname(), "pid": os.getpid(), "generations": len(context.held)}
+    """What whoever looks at the lease is told. Counts go on from the start of the process; `at` is its clock."""
+    counts = context.counts
+    about = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "generations": len(context.held),
+        "room": context.settings.worker_jobs,
+        "at": time.time_ns() // 1_000_000,
+        "attempts": counts.attempts,
+        "appended": counts.appended,
+        "failed": sum(count for (outcome, _), count in counts.ended.items() if outcome == State.FAILED),
+    }
     return encode(about).decode()
