@@ -29,9 +29,11 @@ FORGET_MARGIN_MS = 86_400_000
 class Commands:
     """One caller's commands on one node."""
 
-    def __init__(self, node: Node, caller: Principal) -> None:
+    def __init__(self, node: Node, caller: Principal, by: str = "user") -> None:
+        """`by`: who stops, as the log is to say it."""
         self._node = node
         self._caller = caller
+        self._by = by
 
     async def view(self, sid: str) -> SessionView:
         """Raises SessionNotFound, also for a session of somebody else: an id is no capability."""
@@ -89,14 +91,14 @@ class Commands:
         """Without a name: the generation of now. A late duplicate of the request must not hit the next one."""
         view = await self.view(sid)
         try:
-            outcome = await self._node.log.stop(sid, "user", generation or view.generation)
+            outcome = await self._node.log.stop(sid, self._by, generation or view.generation)
         except NotTheGeneration:
             if generation:
                 raise
             return StopOutcome("done", view.generation)  # it ended, and the next one began, between the two
         if outcome.outcome == "cancelled":
             self._node.hub.counts.appended += 1
-            self._node.hub.counts.ended[("cancelled", "user")] += 1
+            self._node.hub.counts.ended[("cancelled", self._by)] += 1
         if outcome.outcome == "stopping":
             await self._tell_to_stop(outcome.worker, sid, outcome.generation)
         return outcome
@@ -176,7 +178,7 @@ class Commands:
             )  # fmt: skip
 
     async def _tell_to_stop(self, worker: str, sid: str, generation: str) -> None:
-        await self._tell(worker, {"session": sid, "do": "stop", "generation": generation, "by": "user"})
+        await self._tell(worker, {"session": sid, "do": "stop", "generation": generation, "by": self._by})
 
     async def _tell(self, worker: str, message: Mapping[str, Any]) -> None:
         """What matters is stored already; an announcement that is lost costs a heartbeat."""

@@ -24,7 +24,7 @@ RESPONSE_HEADERS = ("Holdfast-Session", "Retry-After", "Location", "Content-Loca
 PREFLIGHT_S = 7200
 """How long a browser may remember what it was allowed; none keeps it longer."""
 ANY = "*"
-_ACTING = ("/v1/", "/api/", "/ws/", "/threads", "/runs/", "/ag-ui")
+_ACTING = ("/v1/", "/api/", "/ws/", "/threads", "/runs/", "/ag-ui", "/admin/")
 """Where a request means something. A link from elsewhere to the page itself is fine."""
 
 

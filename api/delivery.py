@@ -32,10 +32,14 @@ class Delivery:
 
     __slots__ = (
         "_ahead_since", "_arrived", "_beat", "_caller", "_caught_up", "_count", "_final", "_follow", "_hub", "_merge",
-        "_on_ring", "_reader", "_replayed", "_sent", "_sid", "_target", "_version", "cursor", "idles", "kind", "over",
+        "_on_ring", "_owner", "_reader", "_replayed", "_sent", "_sid", "_target", "_version", "cursor", "idles", "kind",
+        "over",
     )  # fmt: skip
 
-    def __init__(self, hub: Hub, sid: str, caller: str, cursor: EventId, *, follow: bool, merge: bool) -> None:
+    def __init__(
+        self, hub: Hub, sid: str, caller: str, cursor: EventId, *, follow: bool, merge: bool, owner: str | None = None
+    ) -> None:
+        """`owner`: whose the session is, where that is not who reads it."""
         self.cursor = cursor
         self.idles = False
         """Whoever reads is able to join an audience, and is given Idle where otherwise `next` would wait."""
@@ -46,6 +50,7 @@ class Delivery:
         self._hub = hub
         self._sid = sid
         self._caller = caller
+        self._owner = caller if owner is None else owner
         self._follow = follow
         self._merge = merge
         self._arrived = False
@@ -158,7 +163,7 @@ class Delivery:
             await asyncio.sleep(REDIS_AWAY_S)
             return None
         self._hub.outage.passed(self)
-        if view is None or view.principal != self._caller:  # an id is no capability
+        if view is None or view.principal != self._owner:  # an id is no capability
             return Refused(SessionNotFound(self._sid))
         return generation_number(view.generation)
 

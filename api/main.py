@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import chat, chat_socket, cors, errors, health, page, sessions, stream, websocket
+from api import admin, chat, chat_socket, cors, errors, health, page, sessions, stream, websocket
 from api.auth import Authenticator
 from api.compat import (
     ag_ui,
@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(part.router, responses=errors.documented_as_json(401, 403, 429))
     app.include_router(health.router)
     page.install(app)
+    admin.install(app, settings)
     cors.install(app, settings)
     app.add_middleware(Observe, whole=app)  # around all others: what they refuse is a request, too
     return app

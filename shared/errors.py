@@ -160,6 +160,13 @@ class HostNotAllowed(Forbidden):
         super().__init__("without authentication a node answers to localhost and IP addresses; see HOLDFAST_HOSTS")
 
 
+class NotAnAdmin(Forbidden):
+    code = "not_an_admin"
+
+    def __init__(self) -> None:
+        super().__init__("this is for admins; see HOLDFAST_ADMIN")
+
+
 class TooMany(HoldfastError):
     """`retry_after_s`: whole seconds, at least 1."""
 

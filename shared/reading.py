@@ -32,6 +32,16 @@ end
 return { at, redis.call('TIME'), redis.call('HMGET', KEYS[2], 'epoch', 'generation', 'attempt', ARGV[2]) }
 """
 
+_AT = """
+-- KEYS[1] events stream. ARGV: event id. Returns `at` of the event or nil, and not its data: that may be large.
+local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not found then return false end
+for i = 1, #found[2], 2 do
+  if found[2][i] == 'at' then return found[2][i + 1] end
+end
+return false
+"""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -117,6 +127,16 @@ class Reading:
         if not newest or not oldest:
             return view, None, None
         return view, split([event_of(*newest[0])])[-1], split([event_of(*oldest[0])])[0].id
+
+    async def times(self, events: Sequence[tuple[str, EventId]]) -> list[int | None]:
+        """Of events of many sessions the ms at which each was appended; None where the log has it no longer."""
+        if not events:
+            return []
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for sid, event_id in events:
+                pipe.execute_command("EVAL", _AT, 1, keys.events(sid), str(event_id))
+            replies = await pipe.execute()
+        return [None if at is None else int(at) for at in replies]
 
     async def said(self, sid: str, event_id: EventId) -> Said | None:
         """How long ago the event was appended; None where the log has it no longer."""

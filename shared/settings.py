@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     signs, all of them verify."""
     token_s: int = Field(300, ge=1, le=86_400)
     """How long a stream token lives. It is looked at when a stream begins; an open one stays open."""
+    admin: Annotated[tuple[str, ...], NoDecode] = ()
+    """Principals who may use the admin page at `/admin`, and see and stop the sessions of all; separated by commas.
+    Empty: there is none. With `none` as auth it can only be `anonymous`, and only on loopback."""
     stream_max_s: float = Field(0.0, ge=0)
     """Streams that are older than this are cut, and must come back with valid credentials. 0: never."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
@@ -185,7 +188,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("pipelines", "jwt_algorithms", "cors_origins", "hosts", mode="before")
+    @field_validator("pipelines", "jwt_algorithms", "cors_origins", "hosts", "admin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
