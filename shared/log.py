@@ -124,8 +124,8 @@ class Log(Reading):
         more: Sequence[Mapping[str, Any]] = (),
         interrupt_by: str = "",
     ) -> Opened:
-        """Open the next turn, with one message and perhaps `more`. With `interrupt_by`, a generation that runs is ended in
-        the same step, by that name: its worker is fenced, and what it had said so far stays.
+        """Open the next turn, with one message and perhaps `more`. With `interrupt_by`, a generation that runs is ended
+        in the same step, by that name: its worker is fenced, and what it had said so far stays.
 
         Raises SessionNotFound, SessionExpired, IdempotencyMismatch, and GenerationRunning where it may not interrupt.
         """
