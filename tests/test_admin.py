@@ -216,12 +216,18 @@ async def test_only_live_sessions_are_listed(log: Log, directory: Directory, ali
     assert live["total"] == live["looked_at"] == 4
 
 
-async def test_pages_of_live_sessions(log: Log, directory: Directory, alice: httpx.AsyncClient) -> None:
-    """Each live session is on one page, newest first, whatever lies between them in the index."""
+@pytest.mark.parametrize("together", [True, False])
+async def test_pages_of_live_sessions(
+    redis: Any, log: Log, directory: Directory, alice: httpx.AsyncClient, together: bool
+) -> None:
+    """Each live session is on one page, newest first, whatever lies between them in the index; also where all of them
+    are of one ms."""
     for n in range(7):
         await open_session(log, directory, f"s{n}")
     for n in range(3):
-        await directory.expect_live(f"never-created{n}")
+        await directory.expect_live(f"z-never-created{n}")
+    if together:
+        await redis.zadd(keys.LIVE_INDEX, dict.fromkeys(await directory.live(), 1_000))
     found, cursor = [], ""
     while True:
         page = (await alice.get(f"{API}/sessions?limit=3{cursor}")).json()
