@@ -1,5 +1,6 @@
 """The admin page in Chromium: what a person on call sees and does."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
@@ -7,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.support.browser import browser
 from tests.support.credentials import ALICE, BOB, bearer, environment_of_keys
@@ -160,6 +161,21 @@ async def test_nothing_is_asked_while_nobody_looks(running: System, watched: Wat
     assert watched.asked[before:] == []
     async with page.expect_request("**/admin/api/overview"):
         await page.evaluate(hide, False)
+
+    answering = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await answering.wait()
+        await route.continue_()
+
+    await page.route("**/overview", later)
+    async with page.expect_request("**/overview"):
+        pass
+    await page.evaluate(hide, True)  # in the middle of a round
+    answering.set()
+    before = len(watched.asked)
+    await page.wait_for_timeout(5_000)
+    assert watched.asked[before:] == []
 
 
 @pytest.mark.parametrize("width", [1280, 400])
