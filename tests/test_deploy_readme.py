@@ -1,20 +1,32 @@
 """deploy/README.md: what it quotes is what the code says."""
 
+import ast
+import functools
 import re
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.manifests import DEPLOY, compose, pod
 from tests.support.system import ROOT
 
+PARTS = ("api", "worker", "shared")
 README = (DEPLOY / "README.md").read_text(encoding="utf-8")
 
 
+@functools.cache
 def said() -> str:
-    """All that the code and nginx may say; texts that are broken over lines, joined."""
-    files = [file for part in ("api", "worker", "shared") for file in (ROOT / part).rglob("*.py")]
-    text = "\n".join(file.read_text(encoding="utf-8") for file in [*files, DEPLOY / "nginx.conf"])
-    return re.sub(r'"\s*\n\s*f?"', "", text)
+    """All that the code and nginx may say: what stands in quotes and is no documentation."""
+    trees = (ast.parse(file.read_text(encoding="utf-8")) for part in PARTS for file in (ROOT / part).rglob("*.py"))
+    texts = [text for tree in trees for text in _texts(tree)]
+    return "\n".join([*texts, (DEPLOY / "nginx.conf").read_text(encoding="utf-8")])
+
+
+def _texts(tree: ast.Module) -> Iterator[str]:
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value
 
 
 def rows() -> list[list[str]]:

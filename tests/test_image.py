@@ -212,7 +212,9 @@ def test_the_image_refuses_to_serve_everybody(image: Image) -> None:
     """Started with nothing said, a node that anybody could reach ends at once and says what is missing."""
     environment = {**image.environment, "HOLDFAST_PORT": str(free_port())}
     command = str(image.path("/opt/holdfast/bin") / LAST.command()[0])
-    told = subprocess.run([command, *LAST.command()[1:]], env=environment, capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [command, *LAST.command()[1:]], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
     assert told.returncode == 1
     assert "HOLDFAST_AUTH is none" in told.stderr
 

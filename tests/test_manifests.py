@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -71,10 +72,8 @@ def test_the_files_that_are_named_are_there() -> None:
     assert [name for name in ours if not (ROOT / name).exists()] == []
     named = [file for each in SERVICES.values() for file in each.get("env_file", [])]
     named += [name.removeprefix("./") for name in mounted if name.startswith("./deploy/secrets/")]
-    made = (DEPLOY / "secrets.sh").read_text()
-    assert [
-        name for name in named if f"$made/{name.removeprefix('deploy/secrets/')}" not in made.replace('"', "")
-    ] == []
+    made = set(re.findall(r"\$made/([\w./]+)", (DEPLOY / "secrets.sh").read_text().replace('"', "")))
+    assert {name.removeprefix("deploy/secrets/") for name in named} <= made
     assert "/deploy/secrets*/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
@@ -289,7 +288,9 @@ def test_the_ingress_is_made_for_streams() -> None:
     assert int(quiet) > 2 * Settings().keepalive_s
     (rule,) = ingress["spec"]["rules"]
     behind = {path["path"]: path["backend"]["service"]["name"] for path in rule["http"]["paths"]}
-    assert behind == {"/": "api", "/metrics": "nobody"}
+    shut = set(re.findall(r"location (?:= |~ \^)(/\w+)[^{]*{\s*return 404;", NGINX))
+    assert shut == {"/metrics", "/admin"}
+    assert behind == {"/": "api"} | dict.fromkeys(shut, "nobody")
     assert "selector" not in resources()["Service", "nobody"]["spec"]
 
 
@@ -320,6 +321,34 @@ def test_what_scales_is_brought_there() -> None:
     rules = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yml").read_text())["rules"]
     series = [rule["seriesQuery"] for part in ("custom", "external") for rule in rules[part]]
     assert wanted == {name for query in series for name in re.findall(r"holdfast_\w+", query)}
+
+
+def test_what_scales_is_measured() -> None:
+    """By nodes and workers, under the names that the adapter asks for."""
+    queries = (DEPLOY / "prometheus" / "adapter.yml").read_text()
+    wanted = set(re.findall(r"holdfast_(\w+)", queries))
+    code = "".join((ROOT / part / "metrics.py").read_text() for part in ("api", "worker"))
+    assert wanted <= set(re.findall(r'gauges?\(\s*"(\w+)"', code))
+
+
+def test_prometheus_finds_everybody() -> None:
+    """Under compose each node and worker where it says its metrics; in Kubernetes by labels and ports that pods have,
+    under the same names, which alerts go by."""
+    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in _scraped("prometheus.yml")}
+    worker = SERVICES["worker-1"]["environment"]["HOLDFAST_METRICS_PORT"]
+    listened = {"api": str(Settings().port), "worker": worker}
+    assert jobs == {f"holdfast-{kind}": [f"{kind}-{n}:{port}" for n in (1, 2)] for kind, port in listened.items()}
+    (found,) = _scraped("kubernetes.yml")
+    keeps = {rule["source_labels"][0]: rule["regex"] for rule in found["relabel_configs"] if "regex" in rule}
+    ports = {pod(kind)["containers"][0]["ports"][0]["name"] for kind in listened}
+    assert set(keeps["__meta_kubernetes_pod_container_port_name"].split("|")) == ports
+    (job,) = [rule for rule in found["relabel_configs"] if rule.get("target_label") == "job"]
+    assert {job["replacement"].replace("$1", kind) for kind in listened} == set(jobs)
+
+
+def _scraped(file: str) -> list[dict[str, Any]]:
+    configs: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus" / file).read_text())["scrape_configs"]
+    return configs
 
 
 def test_kustomization_lists_what_is_there() -> None:
