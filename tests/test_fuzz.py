@@ -108,13 +108,15 @@ PATHS = [
     "/v1/sessions", "/v1/sessions/{}", "/v1/sessions/{}/events", "/v1/sessions/{}/messages", "/v1/sessions/{}/stop",
     "/v1/sessions/{}/answer", "/v1/sessions/{}/token", "/v1/sessions/{}/ws", "/api/chat/stream", "/ws/chat", "/web/{}",
     "/api/chat", "/api/chat/{}/stream", "/api/chat/{}/stop", "/api/chat/ws", "/{}", "/docs", "/openapi.json", "/livez",
-    "/readyz",
+    "/readyz", "/admin", "/admin/api/overview", "/admin/api/workers", "/admin/api/{}",
 ]  # fmt: skip
 OPERATIONS = [
     ("POST", "/v1/sessions"), ("GET", "/v1/sessions"), ("GET", "/v1/sessions/{}"), ("DELETE", "/v1/sessions/{}"),
     ("GET", "/v1/sessions/{}/events"), ("POST", "/v1/sessions/{}/messages"), ("POST", "/v1/sessions/{}/stop"),
     ("POST", "/v1/sessions/{}/answer"), ("POST", "/v1/sessions/{}/token"), ("GET", "/api/chat/stream"),
     ("POST", "/api/chat/stream"), ("POST", "/api/chat"), ("GET", "/api/chat/{}/stream"), ("POST", "/api/chat/{}/stop"),
+    ("GET", "/admin/api/sessions"), ("GET", "/admin/api/sessions/{}"), ("GET", "/admin/api/sessions/{}/events"),
+    ("POST", "/admin/api/sessions/{}/stop"),
 ]  # fmt: skip
 METHODS = ["GET", "POST", "DELETE", "HEAD", "PUT", "OPTIONS", "PATCH", "TRACE", "X"]
 QUERIES = [
@@ -206,6 +208,7 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Targ
             "HOLDFAST_REDIS_URL": server.url,
             "HOLDFAST_PORT": str(port),
             **environment_of_keys(),
+            "HOLDFAST_ADMIN": "alice",
             **OPEN_LIMITS,
         }
         processes: list[Process] = [Loud(module, environment, log, "warning") for module in ("api", "worker")]
