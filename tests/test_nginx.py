@@ -441,8 +441,18 @@ async def test_a_node_without_redis_is_no_dead_node(redis_url: str) -> None:
         assert (await client.get("/livez")).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/metrics?x=1", "//metrics", "/%6detrics", "/x/../metrics"])
-async def test_metrics_are_not_for_the_outside(path: str) -> None:
+OF_ADMINS = [
+    "/admin",
+    "/admin/",
+    "/admin/api/overview",
+    "/%61dmin/api/sessions",
+    "//admin/api",
+    "/x/../admin/api/workers",
+]
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics?x=1", "//metrics", "/%6detrics", "/x/../metrics", *OF_ADMINS])
+async def test_metrics_and_admins_are_not_for_the_outside(path: str) -> None:
     """However the path is written: the node is not asked at all."""
     asked: list[bytes] = []
 
