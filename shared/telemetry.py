@@ -61,7 +61,7 @@ def configure(level: str, style: str, *, content: bool = False, **process: str) 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    _quiet_libraries(content)
+    _quiet_libraries(content, root.level)
 
 
 def _about(process: dict[str, str]) -> Processor:
@@ -116,11 +116,11 @@ def _renderer(style: str) -> Processor:
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
 
 
-def _quiet_libraries(content: bool) -> None:
+def _quiet_libraries(content: bool, level: int) -> None:
     for name in ("arq", "httpx", "httpx2", "openai", "anthropic", "httpcore2", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("uvicorn.error", "websockets", "httpcore", "asyncio"):  # at debug they show frames, and with them text
-        logging.getLogger(name).setLevel(logging.NOTSET if content else logging.INFO)
+        logging.getLogger(name).setLevel(logging.NOTSET if content else max(level, logging.INFO))
     logging.getLogger("uvicorn.error").addFilter(_an_error_of_ours)
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -118,3 +120,18 @@ def test_a_rare_line_says_how_often_it_was_not_said(monkeypatch: pytest.MonkeyPa
     assert say("c") == say("c") == {"event": "c"}
     now[0] = telemetry.RARELY_S
     assert say("a", rare=True) == {"event": "a", "unsaid": 2}
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_libraries_say_no_more_than_is_asked_for(level: str) -> None:
+    """Who asks for warnings is not told that a server has started."""
+    code = (
+        "import logging\n"
+        "from shared.telemetry import configure\n"
+        f"configure('{level}', 'console')\n"
+        "logging.getLogger('uvicorn.error').info('started')\n"
+        "logging.getLogger('uvicorn.error').error('failed')\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert ("started" in said) == (level == "info")
+    assert "failed" in said

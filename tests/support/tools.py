@@ -44,3 +44,7 @@ def npm_program(name: str) -> str:
 
 def _if_there(path: Path) -> str | None:
     return str(path) if path.exists() else None
+
+
+def redis_cli() -> str:
+    return need(shutil.which("redis-cli"), "redis-cli")
