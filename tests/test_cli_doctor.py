@@ -236,7 +236,7 @@ async def test_the_user_of_deploy_may_do_all_that_is_needed(server: RedisServer,
     said, found = await _asked(server.url.replace("://", "://holdfast:CHANGE-ME@"))
     assert said.status == 0, found
     assert {each["level"] for each in found.values()} == {"warn"}
-    assert found.keys() == {"workers", "expiry"}
+    assert found.keys() == {"expiry"}
 
 
 @pytest.mark.usefixtures("well")

@@ -9,13 +9,12 @@ from pydantic_core import from_json
 from shared import keys
 from shared.console.checks.findings import Finding, Subject, bad, ok, warn
 from shared.console.render import count, span
-from shared.console.search import BATCH, walk
+from shared.console.search import BATCH
 from shared.directory import Directory
 from shared.events import State
 from shared.reading import Reading
 from shared.views import SessionView
 
-WALK_KEYS = 500_000
 SLOW_MS, STUCK_MS = 2_000, 10_000
 """How long the oldest job may wait."""
 ORPHAN_MS = 8_000
@@ -23,21 +22,15 @@ ORPHAN_MS = 8_000
 TAKEOVER_S, AGAIN_S = 12.0, 1.0
 """Within about 10 s another worker has taken over; so long to look again."""
 MOST = 20_000
-"""Live sessions that are looked at."""
+"""Live sessions that are looked at, and workers."""
 NAMED = 3
 BUSY = 0.9
 
 
 async def workers_of(subject: Subject) -> dict[str, dict[str, Any]]:
     """Worker id → what it says of itself, of all that have a lease."""
-    found: dict[str, dict[str, Any]] = {}
-    prefix = keys.worker("").encode()
-    for client in subject.servers:
-        async for batch, _ in walk(client, keys.worker("*"), WALK_KEYS):
-            for key in batch:
-                if (about := await client.get(key)) is not None and key.startswith(prefix):
-                    found[key[len(prefix) :].decode()] = from_json(about)
-    return found
+    leases = await Directory(subject.redis).leases(MOST)
+    return {lease.worker_id: from_json(lease.about) for lease in leases}
 
 
 async def check_workers(subject: Subject) -> list[Finding]:
