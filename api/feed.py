@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from api.audience import WRITE_BYTES, Audience
 from api.counts import Counts
 from shared.compaction import split
-from shared.events import Event, chained, published
+from shared.events import Event, chained, next_delta, published
 from shared.ids import START, EventId
 from shared.reader import Decision, Verdict
 from shared.views import SessionView
@@ -81,29 +81,52 @@ class Feed:
         if self.last is None or not payload:
             self.dirty = True
             return
+        if (delta := next_delta(payload, self.last)) is not None:
+            self._push(delta)
+            self._pass_on(payload, [delta])
+        elif not self._take_others(payload):
+            return
+        self.heard = now
+        self.wake()
+
+    def _take_others(self, payload: bytes) -> bool:
+        """A batch that is not just the next text. False: nobody of ours said this."""
         try:
             events = published(payload)
-        except ValueError:  # nobody of ours said this
+        except ValueError:
             self.dirty = True
-            return
-        fresh = 0
+            return False
+        assert self.last is not None
+        fresh: list[Event] = []
         for event in events:
             if event.follows(self.last):
                 self._push(event)
-                fresh += 1
+                fresh.append(event)
             elif not self._known(event.id):
                 self.dirty = True
                 break
-        self.heard = now
-        self._counts.taken += fresh
-        listeners = len(self.audience)
-        if listeners and fresh:
-            if fresh == len(events) and len(payload) <= WRITE_BYTES and not any(event.terminal for event in events):
-                self.audience.tell(payload, self.last)
-                self._told(listeners, events)
-            else:
-                self.audience.recall()
-        self.wake()
+        if len(fresh) == len(events) and not any(event.terminal for event in events):
+            self._pass_on(payload, events)
+        elif fresh:
+            self._counts.taken += len(fresh)
+            self.audience.recall()
+        return True
+
+    def _pass_on(self, payload: bytes, events: list[Event]) -> None:
+        """To the audience, all that was published, as it is; a large batch is dealt out to each by its own delivery."""
+        counts = self._counts
+        counts.taken += len(events)
+        if not (listeners := len(self.audience)):
+            return
+        if len(payload) > WRITE_BYTES:
+            self.audience.recall()
+            return
+        self.audience.tell(payload, events[-1].id)
+        counts.live += listeners * len(events)
+        if counts.lag.wanted:
+            counts.lag.note(self.sid, events[-1].id)
+        if counts.firsts is not None:
+            counts.firsts.told(self.sid, events)
 
     async def look(self, look: Look, now: Callable[[], float], heal_wait_s: float, page: int) -> None:
         """Bring the ring to the log's end; drop it if the log does not chain to it."""
@@ -133,14 +156,6 @@ class Feed:
         self.start(last, now)
 
     # -- inside
-
-    def _told(self, listeners: int, events: list[Event]) -> None:
-        counts = self._counts
-        counts.live += listeners * len(events)
-        if counts.lag.wanted:
-            counts.lag.note(self.sid, events[-1].id)
-        if counts.firsts is not None:
-            counts.firsts.told(self.sid, events)
 
     def _known(self, event_id: EventId) -> bool:
         """Heard before. Compared by place, never by size across epochs: a smaller id of another epoch is no old one."""

@@ -133,6 +133,7 @@ class Event:
 
 
 _FRAME = re.compile(rb"id: %b\nevent: ([^\n]+)\ndata: ([^\n]+)\n\n" % EVENT_ID.encode())
+_NEWLINE, _TEXT = ord("\n"), EventType.TEXT.value
 _TYPES = {type_.value.encode(): type_.value for type_ in EventType}
 """So that the events of a ring share them."""
 
@@ -153,6 +154,24 @@ def published(payload: bytes) -> list[Event]:
         events.append(event)
         start = stop
     return events
+
+
+def next_delta(payload: bytes, cursor: EventId) -> Event | None:
+    """The event of a batch that is one text delta, and the next one after `cursor`, as most batches are. None: it is
+    another one, or none of ours: `published` tells."""
+    epoch, seq = cursor
+    head = b"id: %d-%d\nevent: text.delta\ndata: " % (epoch, seq + 1)
+    end = len(payload) - 2
+    if (
+        not payload.startswith(head)
+        or payload.find(b"\n", len(head)) != end
+        or payload[-1] != _NEWLINE
+        or end <= len(head)
+    ):
+        return None
+    event = Event(tuple.__new__(EventId, (epoch, seq + 1)), _TEXT, payload[len(head) : end])
+    event._frame = payload
+    return event
 
 
 def chained(cursor: EventId, events: list[Event]) -> list[Event]:

@@ -16,6 +16,8 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def settle_memory() -> None:
     """Called once everything is loaded: what is there will stay, so the garbage collector need not look at it again.
-    A full collection would otherwise hold the loop up for tens of ms."""
+    A full collection would otherwise hold the loop up for tens of ms. What comes later is mostly events, which are in
+    no circles: it is looked at less often than usual."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import Event, chained, encode, merged, published
+from shared.events import Event, chained, encode, merged, next_delta, published
 from shared.ids import EventId
 
 kinds = st.sampled_from(["text.delta", "reasoning.delta", "status", "generation.completed"])
@@ -79,3 +79,38 @@ def test_chained_stops_at_the_first_hole() -> None:
 def test_a_lone_surrogate_is_replaced_and_a_pair_is_joined() -> None:
     """Half a character has no UTF-8; two halves are the character."""
     assert encode({"text": "\ud83d\ude00 \ud83d"}) == '{"text":"😀 \ufffd"}'.encode()
+
+
+_CURSOR = EventId(1795337152950, 41)
+_NEXT = b'id: 1795337152950-42\nevent: text.delta\ndata: {"text":" kelp"}\n\n'
+
+
+def test_the_next_delta_is_what_was_published() -> None:
+    """Found by the short way or by the long one, it is the same event, with the same bytes."""
+    (long,), short = published(_NEXT), next_delta(_NEXT, _CURSOR)
+    assert short is not None
+    assert (short.id, short.type, short.data, short.frame) == (long.id, long.type, long.data, long.frame)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        _NEXT[:-1],
+        _NEXT + b"\n",
+        _NEXT + b"x",
+        _NEXT * 2,
+        _NEXT.replace(b"-42", b"-43"),
+        _NEXT.replace(b"-42", b"-042"),
+        _NEXT.replace(b"1795337152950", b"1795337152951"),
+        _NEXT.replace(b"text.delta", b"reasoning.delta"),
+        _NEXT.replace(b" kelp", b"a\nb"),
+        _NEXT.replace(b'{"text":" kelp"}', b""),
+        b" " + _NEXT,
+        b"id: 1795337152950-42\nevent: text.delta\ndata: ",
+        b"id: 1795337152950-42\nevent: text.delta\ndata: \n",
+    ],
+)
+def test_what_is_not_the_next_delta_alone_is_left_to_the_long_way(payload: bytes) -> None:
+    """Another event, more than one, or what is none of ours."""
+    assert next_delta(payload, _CURSOR) is None
