@@ -48,7 +48,7 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 def environment(name: str) -> dict[str, str]:
     """Of the container of a Deployment, with secrets as in the example."""
     (container,) = pod(name)["containers"]
-    found = {}
+    found: dict[str, str] = {}
     for source in container["envFrom"]:
         if "configMapRef" in source:
             found |= resources()["ConfigMap", source["configMapRef"]["name"]]["data"]
