@@ -129,7 +129,7 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", WRONG, ids=repr)
+@pytest.mark.parametrize("changes", WRONG, ids=lambda changes: f"{changes['admin']} {changes.get('host', '')}")
 def test_admins_that_cannot_be_are_said_at_start(changes: dict[str, Any]) -> None:
     """Nobody's name, everybody's, or whoever reaches a node from elsewhere: the node does not start."""
     with pytest.raises(ConfigurationError, match="HOLDFAST_ADMIN"):
