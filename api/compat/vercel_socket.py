@@ -89,8 +89,8 @@ class TransportSocket(Duplex):
             await cancel(tasks)
 
     def encode(self, output: Output) -> list[str]:
-        """Nothing is followed by the socket itself."""
-        raise NotImplementedError
+        """None: each request follows for itself, the socket nothing."""
+        return []
 
     def refusal(self, error: HoldfastError) -> str:
         return frame("error", self._asking, errorText=error.message)
