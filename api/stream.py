@@ -36,7 +36,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
                     },
                     "required": ["data"],
                 },
-                "example": 'id: 1795337152950-2\nevent: text.delta\ndata: {"text":"Hello"}\n\n',
+                "example": 'event: text.delta\ndata: {"text":"Hello"}\nid: 1795337152950-2\n\n',
             }
         },
     },

@@ -93,9 +93,11 @@ class Event:
 
     @property
     def frame(self) -> bytes:
-        """The event as an SSE reader is sent it; also the form in which scripts publish it."""
+        """The event as an SSE reader is sent it; also the form in which scripts publish it.
+
+        The id comes last: some clients keep an id once they have read its line, and would never get an event cut after it."""
         if self._frame is None:
-            self._frame = b"id: %b\nevent: %b\ndata: %b\n\n" % (str(self.id).encode(), self.type.encode(), self.data)
+            self._frame = b"event: %b\ndata: %b\nid: %b\n\n" % (self.type.encode(), self.data, str(self.id).encode())
         return self._frame
 
     @property
@@ -132,8 +134,9 @@ class Event:
         return f"<{self.id} {self.type} {self.data.decode(errors='replace')}>"
 
 
-_FRAME = re.compile(rb"id: %b\nevent: ([^\n]+)\ndata: ([^\n]+)\n\n" % EVENT_ID.encode())
-_NEWLINE, _TEXT = ord("\n"), EventType.TEXT.value
+_FRAME = re.compile(rb"event: ([^\n]+)\ndata: ([^\n]+)\nid: %b\n\n" % EVENT_ID.encode())
+_TEXT = EventType.TEXT.value
+_DELTA_HEAD = b"event: text.delta\ndata: "
 _TYPES = {type_.value.encode(): type_.value for type_ in EventType}
 """So that the events of a ring share them."""
 
@@ -146,7 +149,7 @@ def published(payload: bytes) -> list[Event]:
         found = _FRAME.match(payload, start)
         if found is None:
             raise ValueError(f"no frame at byte {start} of what was published")
-        epoch, seq, type_, data = found.groups()
+        type_, data, epoch, seq = found.groups()
         event_id = tuple.__new__(EventId, (int(epoch), int(seq)))  # EventId(…) takes twice as long
         event = Event(event_id, _TYPES.get(type_) or type_.decode(), data)
         stop = found.end()
@@ -160,16 +163,16 @@ def next_delta(payload: bytes, cursor: EventId) -> Event | None:
     """The event of a batch that is one text delta, and the next one after `cursor`, as most batches are. None: it is
     another one, or none of ours: `published` tells."""
     epoch, seq = cursor
-    head = b"id: %d-%d\nevent: text.delta\ndata: " % (epoch, seq + 1)
-    end = len(payload) - 2
+    tail = b"\nid: %d-%d\n\n" % (epoch, seq + 1)
+    begin, end = len(_DELTA_HEAD), len(payload) - len(tail)
     if (
-        not payload.startswith(head)
-        or payload.find(b"\n", len(head)) != end
-        or payload[-1] != _NEWLINE
-        or end <= len(head)
+        not payload.endswith(tail)
+        or not payload.startswith(_DELTA_HEAD)
+        or payload.find(b"\n", begin) != end
+        or end <= begin
     ):
         return None
-    event = Event(tuple.__new__(EventId, (epoch, seq + 1)), _TEXT, payload[len(head) : end])
+    event = Event(tuple.__new__(EventId, (epoch, seq + 1)), _TEXT, payload[begin:end])
     event._frame = payload
     return event
 

@@ -25,7 +25,7 @@ def test_what_is_published_reads_back_as_it_was(entries: list[tuple[str, str]]) 
     assert [(e.id, e.type, e.data, e.frame) for e in back] == [(e.id, e.type, e.data, e.frame) for e in events]
 
 
-FRAME = b"id: 7-2\nevent: status\ndata: {}\n\n"
+FRAME = b"event: status\ndata: {}\nid: 7-2\n\n"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_lone_surrogate_is_replaced_and_a_pair_is_joined() -> None:
 
 
 _CURSOR = EventId(1795337152950, 41)
-_NEXT = b'id: 1795337152950-42\nevent: text.delta\ndata: {"text":" kelp"}\n\n'
+_NEXT = b'event: text.delta\ndata: {"text":" kelp"}\nid: 1795337152950-42\n\n'
 
 
 def test_the_next_delta_is_what_was_published() -> None:
@@ -107,8 +107,10 @@ def test_the_next_delta_is_what_was_published() -> None:
         _NEXT.replace(b" kelp", b"a\nb"),
         _NEXT.replace(b'{"text":" kelp"}', b""),
         b" " + _NEXT,
-        b"id: 1795337152950-42\nevent: text.delta\ndata: ",
-        b"id: 1795337152950-42\nevent: text.delta\ndata: \n",
+        b"event: text.delta\ndata: \nid: 1795337152950-42\n",
+        b"event: text.delta\ndata: \nid: 1795337152950-42\n\n",
+        b"event: text.delta\nid: 1795337152950-42\n\n",
+        b"event: text.delta\ndata:\nid: 1795337152950-42\n\n",
     ],
 )
 def test_what_is_not_the_next_delta_alone_is_left_to_the_long_way(payload: bytes) -> None:

@@ -17,7 +17,7 @@ from tests.support.sessions import SID, Snapshot
 
 def _frame(id_: str, prev: str = "") -> bytes:
     data = f'{{"prev":"{prev}"}}' if prev else "{}"
-    return f"id: {id_}\nevent: status\ndata: {data}\n\n".encode()
+    return f"event: status\ndata: {data}\nid: {id_}\n\n".encode()
 
 
 def _feed(last: str, ring_events: int = 100) -> Feed:

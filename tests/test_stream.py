@@ -63,7 +63,7 @@ async def until(frames: AsyncIterator[Frame], type_: str) -> list[Frame]:
 
 @pytest.mark.usefixtures("worker")
 async def test_every_block_has_data_and_only_line_feeds(node: LiveNode) -> None:
-    """LF only; no block without a data line; `retry` rides with data; never `event: error`."""
+    """LF only; no block without a data line; `retry` rides with data, the id comes last; never `event: error`."""
     sid = await create(node.url, options={"tokens": 30, "rate": 100})
     async with SSE(node.url, events_path(sid)) as stream:
         async for _ in stream.frames():
@@ -72,7 +72,8 @@ async def test_every_block_has_data_and_only_line_feeds(node: LiveNode) -> None:
     blocks = stream.raw.split(b"\n\n")
     assert blocks.pop() == b""
     assert all(b"\ndata: " in block for block in blocks)
-    assert blocks[0].startswith(b"retry: 1000\nid: ")
+    assert blocks[0].startswith(b"retry: 1000\nevent: message\n")
+    assert all(block.split(b"\n")[-1].startswith(b"id: ") for block in blocks if b"event: caught_up" not in block)
     assert not any(b"retry:" in block for block in blocks[1:])
     assert b"event: error" not in stream.raw
 

@@ -51,12 +51,13 @@ def encode_output(output: Output, prefix: bytes = b"") -> bytes:
         case CaughtUp(last):
             return _block("caught_up", {"last_event_id": prefix.decode() + str(last)})
         case Gap():
-            return b"id: %b%b\n" % (prefix, str(output.id).encode()) + _block("gap", gap_data(output, prefix.decode()))
+            return _block("gap", gap_data(output, prefix.decode()), b"id: %b%b\n" % (prefix, str(output.id).encode()))
     return b""
 
 
 def _prefixed(event: Event, prefix: bytes) -> bytes:
-    return b"id: %b%b" % (prefix, event.frame.removeprefix(b"id: "))
+    head, id_, tail = event.frame.rpartition(b"\nid: ")
+    return b"%b%b%b%b" % (head, id_, prefix, tail)
 
 
 def gap_data(gap: Gap, prefix: str = "") -> dict[str, object]:
@@ -69,5 +70,5 @@ def gap_data(gap: Gap, prefix: str = "") -> dict[str, object]:
     }
 
 
-def _block(name: str, data: dict[str, object]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), encode(data))
+def _block(name: str, data: dict[str, object], more: bytes = b"") -> bytes:
+    return b"event: %b\ndata: %b\n%b\n" % (name.encode(), encode(data), more)

@@ -12,7 +12,7 @@ if #ARGV == 7 and (kind == 'text.delta' or kind == 'reasoning.delta') and hash[1
   local call, id, time = redis.call, epoch .. '-' .. ARGV[3], redis.call('TIME')
   local at = time[1] .. string.sub('00000' .. time[2], -6, -4) -- ms, without a number to be formatted
   call('XADD', KEYS[1], id, 'type', kind, 'data', data, 'at', at)
-  call('PUBLISH', KEYS[3], 'id: ' .. id .. '\nevent: ' .. kind .. '\ndata: ' .. data .. '\n\n')
+  call('PUBLISH', KEYS[3], 'event: ' .. kind .. '\ndata: ' .. data .. '\nid: ' .. id .. '\n\n')
   call('HSET', KEYS[2], 'last', id)
   return { 'OK', ARGV[3] + 0, hash[5] or '', '' }
 end

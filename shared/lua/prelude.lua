@@ -44,7 +44,7 @@ local function write(epoch, first, batch, from, now)
   for i = from, #batch, 2 do
     local id = epoch .. '-' .. integer(first + (i - from) / 2)
     redis.call('XADD', EVENTS, id, 'type', batch[i], 'data', batch[i + 1], 'at', at)
-    frames[#frames + 1] = 'id: ' .. id .. '\nevent: ' .. batch[i] .. '\ndata: ' .. batch[i + 1] .. '\n\n'
+    frames[#frames + 1] = 'event: ' .. batch[i] .. '\ndata: ' .. batch[i + 1] .. '\nid: ' .. id .. '\n\n'
   end
   redis.call('PUBLISH', CHANNEL, table.concat(frames))
   return epoch .. '-' .. integer(first + (#batch - from - 1) / 2)

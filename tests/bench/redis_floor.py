@@ -19,7 +19,7 @@ COMMANDS = """
 local hash = redis.call('HMGET', KEYS[2], 'state', 'token', 'epoch', 'last', 'stop')
 local id, time = ARGV[2] .. '-' .. ARGV[3], redis.call('TIME')
 redis.call('XADD', KEYS[1], id, 'type', ARGV[6], 'data', ARGV[7], 'at', time[1])
-redis.call('PUBLISH', KEYS[3], 'id: ' .. id .. '\\nevent: ' .. ARGV[6] .. '\\ndata: ' .. ARGV[7] .. '\\n\\n')
+redis.call('PUBLISH', KEYS[3], 'event: ' .. ARGV[6] .. '\\ndata: ' .. ARGV[7] .. '\\nid: ' .. id .. '\\n\\n')
 redis.call('HSET', KEYS[2], 'last', id)
 return { 'OK', 1, '', '' }
 """

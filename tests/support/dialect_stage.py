@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest_asyncio
 
@@ -32,6 +33,7 @@ async def stage(module_redis_url: str) -> AsyncIterator[DialectStage]:
     async with AsyncExitStack() as stack:
         up = await stack.enter_async_context(Upstream())
         models = {sdk: {"sdk": sdk, "base_url": up.url} for sdk in WIRES}
-        nodes = [await stack.enter_async_context(live_node(module_redis_url, models=models)) for _ in range(2)]
+        node = partial(live_node, module_redis_url, models=models, retry_ms=20)
+        nodes = [await stack.enter_async_context(node()) for _ in range(2)]
         await stack.enter_async_context(live_worker(module_redis_url, models=models))
         yield DialectStage(nodes, up)

@@ -42,7 +42,7 @@ class Floor:
 
     async def say(self, due: Sequence[tuple[str, int]]) -> None:
         for sid, number in due:
-            frame = b"id: %d-%d\nevent: text.delta\ndata: %b\n\n" % (EPOCH, number, delta(number))
+            frame = b"event: text.delta\ndata: %b\nid: %d-%d\n\n" % (delta(number), EPOCH, number)
             chunk = b"%x\r\n%b\r\n" % (len(frame), frame)
             for sock in self._sockets[sid]:
                 sock.send(chunk)
