@@ -95,7 +95,7 @@ class Event:
     def frame(self) -> bytes:
         """The event as an SSE reader is sent it; also the form in which scripts publish it.
 
-        The id comes last: some clients keep an id once they have read its line, and would never get an event cut after it."""
+        The id comes last: some clients keep it once they have read its line, and would miss an event cut after it."""
         if self._frame is None:
             self._frame = b"event: %b\ndata: %b\nid: %b\n\n" % (self.type.encode(), self.data, str(self.id).encode())
         return self._frame
