@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ def run() -> int:
     check_exposure(settings)
     if settings.port == 0:
         raise ConfigurationError("HOLDFAST_PORT must name a port: it is where the page is to be found")
+    _check_free(settings.host, settings.port)
     stopping = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stopping.set())
@@ -44,6 +46,15 @@ def run() -> int:
         print("\nStopping…", flush=True)
     print("Stopped.", flush=True)
     return code
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises ConfigurationError where something listens already: it would be taken for the node."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        why = f"cannot listen at {host}:{port} ({error.strerror}); HOLDFAST_PORT names another port"
+        raise ConfigurationError(why) from None
 
 
 def _redis(settings: Settings) -> contextlib.AbstractContextManager[EmbeddedRedis]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from shared.embedded import embedded_redis, find_server
 from shared.errors import ConfigurationError
+from tests.support.cli import holdfast
 from tests.support.ports import free_port
 from tests.support.sse import read_all, text_of
 from tests.support.system import create
@@ -92,6 +94,16 @@ async def test_it_uses_the_redis_it_is_given(tmp_path: Path, redis_url: str) -> 
     names = [child.name() for child in psutil.Process(dev.process.pid).children(recursive=True)]
     assert not any("redis" in name for name in names)
     assert (await dev.interrupt())[0] == 0
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    """Whatever answers there would be taken for the node: nothing is started, and the way out is said."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = await holdfast("dev", cwd=tmp_path, environment={"HOLDFAST_PORT": port})
+    assert (said.status, said.out) == (2, "")
+    assert f"127.0.0.1:{port}" in said.err
+    assert "HOLDFAST_PORT" in said.err
 
 
 def test_two_do_not_share_one_data_folder(tmp_path: Path) -> None:
