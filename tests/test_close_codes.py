@@ -11,9 +11,11 @@ import pytest
 from api import duplex
 from api.errors import status_of
 from shared.errors import HoldfastError, SessionDeleted, SessionExpired, SessionNotFound, TooMany, Unauthorized
+from tests.support.readme import table
 from tests.support.tools import node
 
 ROOT = Path(__file__).parents[1]
+CLOSE_CODES = table("close code", "meaning")
 MODULE = ROOT / "api" / "web" / "close-codes.js"
 SCRIPT = """
 const { afterClose } = await import(process.argv[1]);
@@ -35,9 +37,7 @@ def _codes(text: str) -> list[int]:
 
 def _readme() -> dict[int, str]:
     """Close code → last column of its row."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d{4}(?:, \d{4})*) \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
-    return {code: words for codes, words in rows for code in _codes(codes)}
+    return {code: row.cells[2] for row in CLOSE_CODES for code in _codes(row.cells[0])}
 
 
 def _docstring() -> dict[int, str]:

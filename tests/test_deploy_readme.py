@@ -3,7 +3,10 @@
 import ast
 import functools
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +65,32 @@ def test_the_times_to_leave_are_as_deployed(what: str, service: str) -> None:
     given = [int(number) for number in re.findall(r"→ (\d+) s", row)]
     compose_s = int(compose()["services"][f"{service}-1"]["stop_grace_period"].removesuffix("s"))
     assert given == [compose_s, pod(service)["terminationGracePeriodSeconds"]]
+
+
+def test_every_file_that_a_command_names_is_there() -> None:
+    """In the repository, or among what deploy/secrets.sh makes."""
+    told = "\n".join(re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+    named = set(re.findall(r"deploy/[\w./-]*[\w-]", told))
+    made = set(re.findall(r"\$made/([\w./]+)", (DEPLOY / "secrets.sh").read_text(encoding="utf-8").replace('"', "")))
+    assert len(named) > 5
+    assert [
+        path for path in named if not (ROOT / path).exists() and path.removeprefix("deploy/secrets/") not in made
+    ] == []
+
+
+def test_the_services_that_are_deployed_exist() -> None:
+    """Each of the loop, and no other node or worker."""
+    (told,) = re.findall(r"^for service in (.*); do$", README, re.MULTILINE)
+    services = compose()["services"]
+    assert told.split() == [name for name in services if re.fullmatch(r"(api|worker)-\d", name)]
+
+
+def test_the_secret_for_kubernetes_is_the_password(tmp_path: Path) -> None:
+    """The line that cuts it out gives what the nodes' address has."""
+    for name in ("secrets.sh", "users.acl"):
+        shutil.copy(DEPLOY / name, tmp_path / name)
+    subprocess.run([tmp_path / "secrets.sh", "alice"], check=True, stdout=subprocess.DEVNULL)
+    (cut,) = re.findall(r"\$\((cut [^)]*)\)", README)
+    told = cut.replace("deploy/secrets", "secrets")
+    password = subprocess.run(["sh", "-c", told], cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert f":{password.strip()}@" in (tmp_path / "secrets" / "api.env").read_text(encoding="utf-8")

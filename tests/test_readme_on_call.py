@@ -1,10 +1,8 @@
 """What the README tells people on call: each command is run, and says what stands there."""
 
 import asyncio
-import json
 import re
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,14 +16,13 @@ from api.schemas import CreateSession
 from shared.events import State
 from shared.log import Log
 from tests.support.inprocess import live_worker, settings
+from tests.support.readme import table
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.tools import redis_cli
-from tests.test_readme import README
 from tests.test_worker import over, when
 
-ROWS = re.findall(r"^\| ([A-Z][^|]*\?) \| (`[^|]*) \| (.*) \|$", README, re.MULTILINE)
+ROWS = [row.cells for row in table("question", "ask", "for example")]
 """Question, commands, what they said."""
-COMMANDS = re.findall(r"^\| `(holdfast [a-z]+(?: kelp)?)` \|", README, re.MULTILINE)
 WORKER = "vm-16048-d55446e1"
 """As the README calls it."""
 
@@ -95,30 +92,3 @@ async def test_redis_says_what_the_readme_says(scene: tuple[RedisServer, str], a
             found = [line for line in found if line != "coral"]  # what has ended is still there for a while
             found, told = sorted(found), sorted(told)
         assert [_shape(line) for line in found] == [_shape(line) for line in told], command
-
-
-@pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("command", COMMANDS)
-async def test_the_command_line_does_what_the_readme_names(scene: tuple[RedisServer, str], command: str) -> None:
-    """Each command is there; those that only look give JSON of the sessions in question."""
-    server, _ = scene
-    words = command.split()[1:]
-    if words[0] in ("sessions", "show", "doctor"):
-        found = await _holdfast(*words, "--json", "--redis", server.url)
-        assert "kelp" in json.dumps(found) or words[0] == "doctor"
-    else:
-        assert "Usage" in (await _run(words[0], "--help"))[1]
-
-
-async def _holdfast(*words: str) -> Any:
-    status, said = await _run(*words)
-    assert status in (0, 1), said
-    return json.loads(said)
-
-
-async def _run(*words: str) -> tuple[int | None, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shared.cli", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    return process.returncode, out.decode()
