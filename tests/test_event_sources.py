@@ -18,6 +18,7 @@ from tests.support.dialect_stage import SECONDS, DialectStage
 from tests.support.tools import node
 from tests.upstream import SEVER, reply
 from tests.upstream_fixtures import WIRES
+from worker.providers.base import Text, ToolCall, Usage
 from worker.providers.demo import lorem
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
@@ -29,6 +30,8 @@ TOKENS = 400
 LONG = {"model": "demo/lorem", "options": {"tokens": TOKENS, "rate": 200}}
 AFTER_AN_ID = re.compile(rb"\nid: [^\n]*\n\Z")
 """Before the very last newline of a block fetch-event-source has taken the id already, and not yet the event."""
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+CALL = ToolCall("call_1", "weather", {"city": "Oslo"})
 ENDLESS = {"model": "demo/lorem", "options": {"tokens": 50_000, "rate": 100}}
 
 
@@ -166,6 +169,17 @@ async def test_an_error_is_an_event(stage: DialectStage, which: str) -> None:
     assert told.text == "Half "
     assert told.types[-1] == "generation.failed"
     assert told.events[-1]["data"]["code"] == "connection_lost"
+
+
+@pytest.mark.parametrize("which", CLIENTS)
+async def test_a_tool_call_comes_whole(stage: DialectStage, which: str) -> None:
+    """One event, with its arguments; it ends the turn."""
+    stage.up.plan(reply(WIRES["anthropic"].answer([Text("One moment."), CALL], "tool_calls", usage=Usage(1, 1))))
+    sid = await create(stage, model="anthropic/m", tools=[{"name": "weather", "parameters": PARAMETERS}])
+    told = await tell(which, events(stage.urls[1], sid))
+    (called,) = [event["data"] for event in told.events if event["type"] == "tool.call"]
+    assert (called["id"], called["name"], called["arguments"]) == ("call_1", "weather", {"city": "Oslo"})
+    assert (told.text, told.types[-1]) == ("One moment.", "generation.completed")
 
 
 @pytest.mark.parametrize("which", CLIENTS)
