@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
-from shared.console import commands
+from shared.console import commands, render
+from shared.console.desk import fail
+from shared.console.helping import Command, Group
+from shared.console.options import Exit, Json
 from shared.errors import ConfigurationError
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -18,7 +22,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def dev() -> None:
     """Everything on one machine: Redis (embedded unless HOLDFAST_REDIS_URL is set), API node, worker, page."""
     from shared.dev import run
@@ -26,55 +30,71 @@ def dev() -> None:
     try:
         code = run()
     except ConfigurationError as error:
-        typer.secho(error.message, fg="red", err=True)
-        code = 2
+        code = fail(error.message, Exit.USAGE)
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=Command)
 def api() -> None:
     """An API node, with settings from HOLDFAST_*."""
     _run_module("api")
 
 
-@app.command()
+@app.command(cls=Command)
 def worker() -> None:
     """A worker, with settings from HOLDFAST_*."""
     _run_module("worker")
 
 
 commands.register(app)
-keys = typer.Typer(no_args_is_help=True, help="API keys for HOLDFAST_AUTH=keys, and the secret of stream tokens.")
+keys = typer.Typer(
+    cls=Group, no_args_is_help=True, help="API keys for HOLDFAST_AUTH=keys, and the secret of stream tokens."
+)
 app.add_typer(keys, name="keys")
 
 
-@keys.command("new")
-def new_api_key(principal: Annotated[str, typer.Argument(help="Whose it is, such as `alice`.")]) -> None:
+@keys.command("new", cls=Command)
+def new_api_key(
+    principal: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, such as `alice`.")],
+    as_json: Json = False,
+) -> None:
     """Make an API key: the key itself, shown this once, and what to store of it."""
     from shared.credentials import check_principal, digest, new_key
 
     try:
         name = check_principal(principal)
     except ConfigurationError as error:
-        typer.secho(error.message, fg="red", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(fail(error.message, Exit.USAGE)) from None
     key = new_key()
-    typer.echo(f"key, shown this once:                       {key}")
-    typer.echo(f"for HOLDFAST_KEYS or HOLDFAST_KEYS_FILE:     {json.dumps({name: [digest(key)]})}")
+    stored = {name: [digest(key)]}
+    if as_json:
+        render.say_json({"principal": name, "key": key, "stored": stored})
+        return
+    typer.echo(f"key, shown this once:                     {key}")
+    typer.echo(f"for HOLDFAST_KEYS or HOLDFAST_KEYS_FILE:  {json.dumps(stored)}")
 
 
-@keys.command("secret")
-def new_token_secret() -> None:
+@keys.command("secret", cls=Command)
+def new_token_secret(as_json: Json = False) -> None:
     """Make a secret for HOLDFAST_TOKEN_SECRET: the same on every node."""
     from shared.credentials import new_secret
 
-    typer.echo(new_secret())
+    if as_json:
+        render.say_json({"secret": new_secret()})
+    else:
+        typer.echo(new_secret())
 
 
 def _run_module(name: str) -> None:
     # By name: shared imports neither of the two.
     sys.argv = [name]
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        # It says what is wrong with its settings.
+        raise typer.Exit(fail(end.code.removeprefix("holdfast: "), Exit.USAGE)) from None
 
 
 Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.")]

@@ -1,12 +1,14 @@
 """`holdfast bench` on a node and a worker as processes, and its account where something is wrong."""
 
+import asyncio
 import json
+import signal
 
 import pytest
 
 from shared.client import AsyncClient
 from shared.console.load import Account, Heard, Load, Plan, Run, account
-from tests.support.cli import holdfast
+from tests.support.cli import ended, holdfast, start
 from tests.support.ports import free_port
 from tests.support.system import system
 
@@ -43,6 +45,19 @@ async def test_without_redis_readers_are_compared_with_each_other(redis_url: str
         said = await holdfast("bench", "--url", running.url, *SMALL, "--keep", "--json", redis_url=nowhere)
         assert (said.status, said.json["lag_of"]) == (0, "readers")
         assert await _left(running.url) == 3
+
+
+async def test_ctrl_c_leaves_nothing_behind(redis_url: str) -> None:
+    """What it had begun is deleted, also in the middle of it."""
+    async with system(redis_url) as running:
+        process = await start("bench", "--url", running.url, "-n", "3", "-s", "60", redis_url=redis_url)
+        async with asyncio.timeout(20):
+            while await _left(running.url) < 3:
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = await ended(process)
+        assert (said.status, said.err) == (130, "")
+        assert await _left(running.url) == 0
 
 
 async def test_a_deployment_that_is_away_is_one_line_and_a_status() -> None:

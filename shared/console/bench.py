@@ -28,13 +28,19 @@ BUSY = 0.85
 
 
 def bench(
-    url: Annotated[str, typer.Option("--url", help="A node, or the load balancer.")] = "http://127.0.0.1:8000",
-    sessions: Annotated[int, typer.Option("--sessions", "-n", min=1, max=5000)] = 20,
-    readers: Annotated[int, typer.Option("--readers", "-m", min=1, max=1000, help="Of each session.")] = 5,
-    seconds: Annotated[float, typer.Option("--seconds", "-s", min=0.1, max=3600, help="Length of an answer.")] = 10.0,
-    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="Tokens per second of each session.")] = 20.0,
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="A node, or the load balancer.")
+    ] = "http://127.0.0.1:8000",
+    sessions: Annotated[int, typer.Option("--sessions", "-n", metavar="N", min=1, max=5000, help="At once.")] = 20,
+    readers: Annotated[int, typer.Option("--readers", "-m", metavar="N", min=1, max=1000, help="Of each session.")] = 5,
+    seconds: Annotated[
+        float, typer.Option("--seconds", "-s", metavar="SECONDS", min=0.1, max=3600, help="Length of an answer.")
+    ] = 10.0,
+    rate: Annotated[
+        float, typer.Option(metavar="N", min=0.1, max=1000, help="Tokens per second of each session.")
+    ] = 20.0,
     patience: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How late a session may end.")] = 60.0,
-    key: Annotated[str, typer.Option(help="An API key or a JWT; @FILE reads it from there.")] = "",
+    key: Annotated[str, typer.Option(metavar="KEY", help="An API key or a JWT; @FILE reads it from there.")] = "",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sessions in Redis.")] = False,
     redis: Redis = "",
     as_json: Json = False,
@@ -127,6 +133,7 @@ def _progress(quiet: bool) -> Progress:
         TimeElapsedColumn(),
     )
     out = render.console(errors=True)
+    out.width -= len("^C")  # which a terminal shows behind the bars, and which must not break their line
     return Progress(*columns, console=out, transient=True, disable=quiet or not out.is_terminal, expand=True)
 
 

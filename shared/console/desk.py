@@ -1,6 +1,7 @@
 """Where a command stands: its connection to Redis, and the way it ends, whatever happens."""
 
 import asyncio
+import errno
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ from shared.topology.url import parse
 
 CONNECTIONS = 4
 TIMEOUT_S = 5.0
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
 DEFAULT = "redis://127.0.0.1:6379/0"
 DEV = Path(".holdfast")
 """Where `holdfast dev`, started in this folder, keeps its Redis."""
@@ -100,7 +102,11 @@ def finish(work: Callable[[], Awaitable[int]], url: str = "") -> None:
     except HoldfastError as error:
         status = fail(error.message, Exit.AWAY)
     except (RedisError, OSError) as error:
-        status = fail(why(error, url), Exit.AWAY)
+        if unwritable := isinstance(error, OSError) and error.errno in UNWRITABLE:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor could what is left be written
+        status = fail(f"the output cannot be written: {error}" if unwritable else why(error, url), Exit.AWAY)
+    except ValueError as error:
+        status = fail(f"what Redis has cannot be read: {error}", Exit.AWAY)
     raise typer.Exit(status)
 
 

@@ -142,7 +142,10 @@ def _verdict(seen: Inspected) -> tuple[str, str]:
         return _held(seen)
     if view.log_gone:
         return "ok", "over, and its log has expired"
-    return ("bad", "over: it failed") if view.state is State.FAILED else ("ok", f"over: {view.state}")
+    if view.state is not State.FAILED:
+        return "ok", f"over: {view.state}"
+    error = seen.transcript.messages[-1].error if seen.transcript.messages else None
+    return "bad", f"over: it failed ({error.code})" if error is not None else "over: it failed"
 
 
 def _held(seen: Inspected) -> tuple[str, str]:

@@ -86,16 +86,18 @@ class Load:
 
     async def run(self, look: Callable[[list[str]], Awaitable[None]], *, keep: bool = False) -> None:
         """Raises ClientError where the deployment does not answer. `look` is given the sessions once they are over;
-        unless they are to be kept, they are deleted then."""
+        unless they are to be kept, they are deleted then, also where the load is cancelled."""
         async with AsyncClient(self._base, key=self._key, patience_s=10.0, follow_patience_s=20.0) as client:
             await anext(aiter(client.sessions(limit=1)), None)
-            started, cpu = time.perf_counter(), time.process_time()
-            await asyncio.gather(*(self._session(client, run) for run in self.runs))
-            self.seconds, self.cpu_s = time.perf_counter() - started, time.process_time() - cpu
-            await asyncio.gather(*(self._account(run) for run in self.runs))
-            await look([run.session.id for run in self.runs if run.session is not None])
-            if not keep:
-                await asyncio.gather(*(_forget(run) for run in self.runs))
+            try:
+                started, cpu = time.perf_counter(), time.process_time()
+                await asyncio.gather(*(self._session(client, run) for run in self.runs))
+                self.seconds, self.cpu_s = time.perf_counter() - started, time.process_time() - cpu
+                await asyncio.gather(*(self._account(run) for run in self.runs))
+                await look([run.session.id for run in self.runs if run.session is not None])
+            finally:
+                if not keep:
+                    await asyncio.gather(*(_forget(run) for run in self.runs))
 
     async def _session(self, client: AsyncClient, run: Run) -> None:
         options = {"tokens": self.plan.tokens, "rate": self.plan.rate}

@@ -3,6 +3,7 @@
 What sessions say is shown as text and nothing else: a terminal would obey the control characters in it.
 """
 
+import io
 import json
 import os
 import re
@@ -59,8 +60,15 @@ class _Console(Console):
 
 def console(*, errors: bool = False) -> Console:
     stream = sys.stderr if errors else sys.stdout
-    piped = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a terminal that is not of UTF-8 shows `?`
+    piped = None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_COLUMNS
     return _Console(stderr=errors, highlight=False, markup=False, emoji=False, width=piped)
+
+
+def lines_are_cut(out: Console) -> bool:
+    """Whether a line that is too long must be cut or folded; whoever reads a pipe wants all of it, on one line."""
+    return out.is_terminal or bool(os.environ.get("COLUMNS"))
 
 
 def say_json(value: Any) -> None:
@@ -112,7 +120,7 @@ def pairs(items: Sequence[tuple[str, Text]]) -> Table:
 
 # -- words
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def harmless(text: str) -> str:

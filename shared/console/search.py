@@ -17,7 +17,7 @@ BATCH = 500
 """Sessions looked at in one round trip, and keys passed in one step of a walk."""
 WALK_KEYS = 500_000
 """Most keys of one server that are walked over."""
-_KEY = re.compile(rb"%b:\{(.+)\}:session" % keys.PREFIX.encode())
+_KEY = re.compile(rb"%b:\{([A-Za-z0-9_-]{1,64})\}:session" % keys.PREFIX.encode())
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ async def walk(server: Any, pattern: str, most: int) -> AsyncIterator[tuple[Coll
 
 
 def session_of(key: bytes) -> str:
-    """The session that a session hash is of; nothing for other keys."""
+    """The session that a session hash is of; nothing for other keys, whose names may be any bytes."""
     fits = _KEY.fullmatch(key)
     return fits[1].decode() if fits else ""
 

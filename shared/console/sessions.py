@@ -1,11 +1,13 @@
 """`holdfast sessions`: which there are, and how they are."""
 
 import asyncio
+import contextlib
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -29,6 +31,10 @@ COLUMNS = (
     Column("AGE", 6, right=True),
     Column("WORKER", 7),
 )
+WIDEST = 1000
+"""Of a line that goes into a pipe."""
+ROWS_BESIDES = 5
+"""Lines of a picture that are no sessions: the heading, the total, notes."""
 
 Ages = Annotated[str | None, typer.Option(metavar="AGE", help="Made longer ago than this: 30s, 5m, 2h, 1d.")]
 Younger = Annotated[str | None, typer.Option(metavar="AGE", help="Made later than this ago.")]
@@ -47,7 +53,7 @@ def sessions(
     owner: Annotated[str, typer.Option(metavar="NAME", help="Only those of one principal.")] = "",
     older_than: Ages = None,
     younger_than: Younger = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most sessions to show.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Most sessions to show.")] = 50,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, with --watch.")] = 1.0,
     as_json: Json = False,
@@ -68,7 +74,7 @@ def sessions(
         if as_json:
             render.say_json(document(found))
         else:
-            desk.out.print(_picture(found, desk.out.width, wanted.limit))
+            _print(desk.out, found, wanted.limit)
         return Exit.OK
 
     at_desk(redis, work)
@@ -87,23 +93,43 @@ def _states(given: list[str]) -> frozenset[State]:
 
 
 async def _watch(desk: Desk, wanted: Wanted, every_s: float, as_json: bool) -> None:
-    """Until cancelled. Redis may go away and come back meanwhile; but not before the first look."""
+    """Until cancelled. Redis may go away and come back meanwhile; but not before the first look.
+
+    On a screen of its own, which is written over and not erased: nothing flickers, and the terminal is left as it was,
+    with the last of the pictures. What is no screen is given one picture after another.
+    """
     found = await find(desk, wanted)
     if as_json:
         while True:
             render.say_json(document(found))
             await asyncio.sleep(every_s)
             found = await find(desk, wanted)
-    note: Text | None = None
-    with Live(console=desk.out, auto_refresh=False, vertical_overflow="crop", transient=False) as live:
-        while True:
-            room = max(desk.out.height - 4, 1)
-            live.update(_picture(found, desk.out.width, room, note), refresh=True)
-            await asyncio.sleep(every_s)
-            try:
-                found, note = await find(desk, wanted), None
-            except RedisError as error:
-                note = render.text(render.one_line(why(error, desk.url)), "red")
+    shown, note = found, None
+    screen = desk.out.is_terminal and not desk.out.is_dumb_terminal
+    live = Live(console=desk.out, auto_refresh=False, screen=True, vertical_overflow="crop") if screen else None
+    try:
+        with live or contextlib.nullcontext():
+            while True:
+                shown = found
+                if live is not None:
+                    room = max(desk.out.height - ROWS_BESIDES, 1)
+                    live.update(_picture(found, desk.out.width, room, note, every_s), refresh=True)
+                else:
+                    _print(desk.out, found, wanted.limit, note)
+                await asyncio.sleep(every_s)
+                try:
+                    found, note = await find(desk, wanted), None
+                except RedisError as error:
+                    note = render.text(render.one_line(why(error, desk.url)), "red")
+    finally:
+        if live is not None:
+            _print(desk.out, shown, max(desk.out.height - ROWS_BESIDES, 1))
+
+
+def _print(out: Console, found: Found, room: int, note: Text | None = None) -> None:
+    if not render.lines_are_cut(out):
+        out.width = WIDEST
+    out.print(_picture(found, out.width, room, note))
 
 
 def document(found: Found) -> dict[str, Any]:
@@ -136,10 +162,16 @@ def summary(sid: str, view: SessionView, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _picture(found: Found, width: int, room: int, note: Text | None = None) -> RenderableType:
+def _picture(
+    found: Found, width: int, room: int, note: Text | None = None, every_s: float | None = None
+) -> RenderableType:
+    """`every_s`: it is going to be looked at again and again, so it says when that was."""
     rows = [_row(sid, view, found.now_ms) for sid, view in found.sessions[:room]]
     parts: list[RenderableType] = [render.table(COLUMNS, rows, width)] if rows else []
     parts.append(Text(_total(found, len(rows)), style="dim"))
+    if every_s is not None:
+        when = datetime.fromtimestamp(found.now_ms / 1000, UTC)
+        parts.append(Text(f"{when:%H:%M:%S}Z, every {every_s:g} s; Ctrl-C ends", style="dim"))
     if found.note:
         parts.append(Text(f"! {found.note}", style="yellow"))
     if note is not None:
@@ -154,7 +186,7 @@ def _row(sid: str, view: SessionView, now_ms: int) -> list[Text]:
     elif view.log_gone:
         said.append(" (expired)", style="dim")
     return [
-        Text(sid),
+        render.text(sid),
         said,
         Text(render.span(max(now_ms - view.since, 0))),
         Text(view.generation, style="dim"),

@@ -70,7 +70,7 @@ def document(seen: Inspected) -> dict[str, Any]:
 
 def _print(out: Console, seen: Inspected, full: bool) -> None:
     level, words = seen.verdict
-    out.print(Text.assemble((seen.sid, "bold"), "  ", render.state(seen.view.state)))
+    out.print(Text.assemble((render.harmless(seen.sid), "bold"), "  ", render.state(seen.view.state)))
     out.print(Text.assemble(sign(level), " ", words))
     out.print()
     out.print(render.pairs([*_facts(seen), *_times(seen), *_sizes(seen)]))

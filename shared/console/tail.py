@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.cells import set_cell_size
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from shared.console import render
@@ -18,8 +19,8 @@ from shared.events import Event, EventType
 from shared.ids import START, EventId
 
 TYPE_CELLS = 20
-NARROW = 76
-"""Below this many columns, times and ids are left out."""
+NARROW, MEDIUM = 76, 96
+"""Below so many columns, ids and times are left out; below so many, times."""
 WHAT = {
     EventType.TEXT: ("text",),
     EventType.REASONING: ("text",),
@@ -33,6 +34,8 @@ WHAT = {
     EventType.CANCELLED: ("generation", "by"),
 }
 """What a person wants to read of an event's data. Of all others, all of it."""
+WHOLE = {EventType.QUESTION, EventType.FAILED}
+"""Not cut at the end of a line, but folded: who looks, looks for these."""
 
 
 def tail(
@@ -91,23 +94,30 @@ def _print(out: Console, item: Event | Gap, full: bool) -> None:
         words = f"gap ({item.reason}): the log no longer has what follows {item.requested}; on after {item.resumed}"
         out.print(Text(words, style="bold yellow"))
         return
-    line = _line(item, out.width)
-    if full:
-        out.print(line, overflow="fold")
+    style = render.EVENT_STYLES.get(item.type, "")
+    head, what = _head(item, style, out.width), render.text(_what(item), style)
+    room = out.width - head.cell_len
+    if not render.lines_are_cut(out) or what.cell_len <= room:
+        out.print(head + what, no_wrap=True, overflow="ignore", crop=False)
+    elif full or item.type in WHOLE:
+        folded = Table.grid(pad_edge=False)
+        folded.add_column(width=head.cell_len, no_wrap=True)
+        folded.add_column(width=room, overflow="fold")
+        folded.add_row(head, what)
+        out.print(folded)
     else:
-        line.truncate(out.width, overflow="ellipsis")
-        out.print(line, no_wrap=True, overflow="crop")
+        what.truncate(room, overflow="ellipsis")
+        out.print(head + what, no_wrap=True, overflow="crop")
 
 
-def _line(event: Event, width: int) -> Text:
-    style = render.EVENT_STYLES.get(event.type, "")
-    line = Text()
-    if width >= NARROW:
+def _head(event: Event, style: str, width: int) -> Text:
+    head = Text()
+    if width >= MEDIUM:
         when = datetime.fromtimestamp(event.at / 1000, UTC)
-        line.append(f"{when:%H:%M:%S}.{event.at % 1000:03}  ", style="dim")
-        line.append(f"{event.id!s:<20}  ", style="dim")
-    line.append(f"{set_cell_size(render.harmless(event.type), TYPE_CELLS)}  ", style=style)
-    return line.append(render.harmless(_what(event)), style=style)
+        head.append(f"{when:%H:%M:%S}.{event.at % 1000:03}  ", style="dim")
+    if width >= NARROW:
+        head.append(f"{event.id!s:<20}  ", style="dim")
+    return head.append(f"{set_cell_size(render.harmless(event.type), TYPE_CELLS)}  ", style=style)
 
 
 def _what(event: Event) -> str:
@@ -118,6 +128,6 @@ def _what(event: Event) -> str:
     if names == ("text",):
         return str(event.value.get("text", "")).replace("\n", "⏎").replace("\t", "⇥")
     said = {name: str(event.value[name]) for name in names if event.value.get(name) is not None}
-    return render.one_line(
-        "  ".join(f"attempt {words}" if name == "attempt" else words for name, words in said.items())
+    return " · ".join(
+        render.one_line(f"attempt {words}" if name == "attempt" else words) for name, words in said.items()
     )

@@ -37,12 +37,12 @@ async def _leaks(client: Any, batch: list[bytes]) -> list[str]:
             pipe.pttl(key)
         ttls = await pipe.execute()
     staying = [key for key, ttl in zip(batch, ttls, strict=True) if ttl == -1]
-    return [key.decode() for key in staying if not await _live(client, key)]
+    return [key.decode(errors="replace") for key in staying if not await _live(client, key)]
 
 
 async def _live(client: Any, key: bytes) -> bool:
     """Whether the key is of a session with a live generation, which keeps what it has."""
-    text = key.decode()
+    text = key.decode(errors="replace")
     if not text.startswith(f"{keys.PREFIX}:{{"):
         return False
     sid = text.partition("{")[2].rpartition("}")[0]

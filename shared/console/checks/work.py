@@ -60,7 +60,8 @@ async def check_queue(subject: Subject) -> list[Finding]:
     ((job, score),) = await subject.queue.zrange(keys.QUEUE, 0, 0, withscores=True)
     seconds, micros = await subject.queue.time()
     waited = max(int(seconds) * 1000 + int(micros) // 1000 - int(score), 0)
-    text = f"{count(depth, 'job')}, the oldest ({job.decode().rpartition(':')[0]}) waits for {span(waited)}"
+    oldest = job.decode(errors="replace").rpartition(":")[0]
+    text = f"{count(depth, 'job')}, the oldest ({oldest}) waits for {span(waited)}"
     if waited > STUCK_MS:
         remedy = "no worker takes it: start workers, or more of them; those there are must have this HOLDFAST_QUEUE_URL"
         return [bad("queue", text, remedy)]
