@@ -142,7 +142,7 @@ class Log(Reading):
         Raises SessionNotFound, NotTheGeneration.
         """
         data = encode({"by": by, "confirmed": True})
-        reply = await self._run("generation_stop", sid, generation, epoch_jump(), data, *self._lives())
+        reply = await self._run("generation_stop", sid, generation, epoch_jump(), data, *self._lives(), by)
         match reply:
             case [b"CANCELLED", _, current]:
                 return Stopped("cancelled", current.decode())
@@ -153,6 +153,11 @@ class Log(Reading):
             case [b"OTHER", _, current]:
                 raise NotTheGeneration(generation, current.decode())
         raise _refused(sid, reply)
+
+    async def stopped_by(self, sid: str, generation: str) -> str:
+        """Who was the first to ask this generation to stop; nothing where nobody is known to have."""
+        stop, by = await self._redis.hmget(keys.session(sid), "stop", "stop_by")
+        return by.decode() if by and stop == generation.encode() else ""
 
     async def answer(self, sid: str, nonce: str, question: str, text: str, by: str) -> str:
         """Answer the open question; gives the worker to tell. Raises SessionNotFound, QuestionGone."""

@@ -225,6 +225,18 @@ async def test_stop_ends_what_runs(redis_url: str, log: Log) -> None:
     assert (newest.type, newest.value["by"]) == ("generation.cancelled", "operator")
 
 
+async def test_the_end_names_the_operator_though_the_announcement_is_lost(redis_url: str, log: Log) -> None:
+    """The wish itself is stored with who has it: the worker sees it with its next append."""
+    async with live_worker(redis_url):
+        sid = await _running(redis_url, log)
+        assert (await log.stop(sid, "operator", "g1")).outcome == "stopping"
+        await log.stop(sid, "user", "g1")  # who comes later is not who stopped it
+        async with asyncio.timeout(20):
+            while (newest := (await log.events(sid))[-1]).type != "generation.cancelled":
+                await asyncio.sleep(0.02)
+    assert newest.value["by"] == "operator"
+
+
 async def _running(redis_url: str, log: Log) -> str:
     fields = {**sessions.FIELDS, "model": "demo/lorem", "options": '{"tokens": 5000, "rate": 20}'}
     opened = await log.create("long", "n", "body", [sessions.HELLO], fields)

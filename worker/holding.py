@@ -21,8 +21,8 @@ class Holding:
     def __init__(self, sid: str, generation: str) -> None:
         self.sid = sid
         self.generation = generation
-        self.by = "user"
-        """Who asked to stop; meaningful once the verdict is STOP."""
+        self.by = ""
+        """Who asked to stop; meaningful once the verdict is STOP. Empty: the session's hash says it."""
         self.verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         """The first one counts."""
         self.over = False

@@ -175,13 +175,24 @@ class _Job:
         closed = await cancel([self._working], CLOSE_S)
         match verdict:
             case Verdict.STOP:
-                await self._finish(cancelled(self.holding.by, confirmed=closed and not self.remote.stray))
+                await self._finish(cancelled(await self._asked_by(), confirmed=closed and not self.remote.stray))
             case Verdict.TIMEOUT:
                 await self._finish(TIMED_OUT)
             case Verdict.EXCESS:
                 await self._finish(TOO_MUCH_TOGETHER)
             case Verdict.RELEASE:
                 await self._hand_back()
+
+    async def _asked_by(self) -> str:
+        """Who asked to stop. A stop may be seen in the log before it is announced."""
+        if self.holding.by:
+            return self.holding.by
+        pen = self.writer.pen
+        try:
+            return await within(WANTED_S, self.context.log.stopped_by(pen.sid, pen.generation)) or "user"
+        except (RedisError, TimeoutError) as error:
+            _log.info("nobody can say who asked to stop", error=str(error))
+            return "user"
 
     async def _still_wanted(self) -> bool:
         """Whether somebody else goes on with this very generation, and so with what runs for it at a provider."""
@@ -255,7 +266,7 @@ class _Job:
                 self._given_up("handed_back")
                 _log.info("generation handed back")
             case ["STOP"]:
-                await self._finish(cancelled(self.holding.by, confirmed=True))
+                await self._finish(cancelled(await self._asked_by(), confirmed=True))
             case outcome:
                 self._given_up("lost")
                 _log.warning("generation could not be handed back", outcome=outcome)
