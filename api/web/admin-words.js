@@ -2,7 +2,8 @@
 
 export function count(value) {
   if (value === null || value === undefined) return "–";
-  if (value >= 100_000) return `${Math.round(value / 1000).toLocaleString("en")}k`;
+  if (value >= 10_000 && value < 99_950) return `${(value / 1000).toFixed(1)}k`;
+  if (value >= 99_950) return `${Math.round(value / 1000).toLocaleString("en")}k`;
   return (value > 0 && value < 10 ? Math.round(value * 10) / 10 : Math.round(value)).toLocaleString("en");
 }
 
