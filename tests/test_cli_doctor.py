@@ -70,13 +70,14 @@ async def _asked(url: str, **environment: str) -> tuple[Said, dict[str, dict[str
 
 async def _ill(url: str, check: str, *words: str, **environment: str) -> None:
     """This check alone fails, its finding and remedy have these words, and a program sees it by the status."""
-    said, found = await _asked(url, **environment)
+    (said, found), shown = await asyncio.gather(
+        _asked(url, **environment), holdfast("doctor", redis_url=url, environment=environment)
+    )
     assert list(found) == [check], found
     assert (found[check]["level"], said.status) == ("bad", 1)
     text = f"{found[check]['text']} → {found[check]['remedy']}"
     for word in words:
         assert word in text
-    shown = await holdfast("doctor", redis_url=url, environment=environment)
     assert re.search(rf"^✗ +{check} ", shown.out, re.MULTILINE)
     assert found[check]["remedy"].split()[0] in shown.out
 
@@ -89,11 +90,11 @@ async def _healthy(url: str) -> None:
 @pytest.mark.usefixtures("well")
 async def test_nothing_is_found_where_nothing_is_wrong(server: RedisServer) -> None:
     """Every check says what it has seen; the status is 0."""
-    said, found = await _asked(server.url)
+    (said, found), shown = await asyncio.gather(_asked(server.url), holdfast("doctor", redis_url=server.url))
     assert found == {}
     assert {each["check"] for each in said.json["findings"]} == CHECKS
     assert (said.status, said.json["level"]) == (0, "ok")
-    assert "All is well." in (await holdfast("doctor", redis_url=server.url)).out
+    assert "All is well." in shown.out
 
 
 async def test_nothing_is_left_by_it(server: RedisServer, well: Any) -> None:
@@ -289,6 +290,12 @@ async def test_finds_a_session_without_a_live_worker(server: RedisServer, well: 
     await _ill(server.url, "sessions", "lost", "holdfast stop SID")
 
 
+async def _looks(client: Any) -> int:
+    """How often somebody has looked for workers by now."""
+    calls = (await client.info("commandstats")).get("cmdstat_zrevrangebyscore", {}).get("calls", 0)
+    return int(calls)
+
+
 async def test_gives_takeover_its_time(server: RedisServer, well: Any) -> None:
     """A worker was lost, others are alive: if the session is taken over meanwhile, nothing is wrong."""
     log, directory = _log(well), Directory(well)
@@ -296,7 +303,9 @@ async def test_gives_takeover_its_time(server: RedisServer, well: Any) -> None:
     await sessions.started(log, "moved", "dead-worker")
     await well.hset(keys.session("moved"), "since", await directory.now_ms() - 60_000)
     asking = asyncio.create_task(_asked(server.url))
-    await asyncio.sleep(3)
+    async with asyncio.timeout(20):
+        while await _looks(well) < 3:  # one tries the right to, one counts workers, one gives them their time
+            await asyncio.sleep(0.05)
     await well.hset(keys.session("moved"), "worker", WORKER)
     said, found = await asking
     assert (said.status, found) == (0, {})
