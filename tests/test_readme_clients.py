@@ -196,12 +196,16 @@ async def _show(page: Page, url: str, script: str) -> None:
 
 
 async def test_the_python_client_reads_and_asks_again(node: LiveNode) -> None:
-    """It prints the answer, and the one to the next question."""
+    """It prints the answer, and the one to the next question; the rest of a session that was read is nothing."""
     printed = io.StringIO()
     names: dict[str, Any] = {"print": lambda *said, **more: print(*said, **more, file=printed)}
     code = f"async def main():\n{textwrap.indent(_told(FROM_PYTHON, node), '    ')}"
+    code = re.sub(
+        r"^( *)(later = .*\n)", r"\1\2\1rest = [event async for event in later.events()]\n", code, flags=re.MULTILINE
+    )
+    code += "    return rest\n"
     exec(compile(ast.parse(code), "README.md", "exec"), names)
     async with asyncio.timeout(SECONDS):
-        await names["main"]()
+        assert await names["main"]() == []
     assert printed.getvalue() == f"{SAID}{SAID}\n"
     assert re.search(r"AsyncClient\(.*# Client: the same without async", FROM_PYTHON)
