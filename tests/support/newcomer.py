@@ -45,7 +45,12 @@ class Newcomer:
     async def begin(self, script: str) -> Process:
         """Begin it in a shell, in a group of its own."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        told = {"MAKEFLAGS": f"STAMP={self.folder / 'installed'}", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+        told = {
+            "MAKEFLAGS": f"STAMP={self.folder / 'installed'}",
+            "COLUMNS": "100",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(ROOT),
+        }
         return await asyncio.create_subprocess_exec(
             *("sh", "-ec", self.here(script)),
             cwd=self.folder,
