@@ -1,5 +1,6 @@
 """README.md's names are right, and each of its blocks, tables and commands is run by a test."""
 
+import functools
 import importlib
 import re
 import tomllib
@@ -120,10 +121,15 @@ def test_the_bodies_have_these_fields(row: Row) -> None:
         assert not optional or not fields[name].is_required()
 
 
+@functools.cache
+def _paths() -> list[str]:
+    return [path.rstrip("/") for path in create_app(Settings()).openapi()["paths"]]
+
+
 @pytest.mark.parametrize("row", PROTOCOLS, ids=lambda row: row.cells[0])
 def test_each_protocol_is_served_where_the_table_says(row: Row) -> None:
     """What begins with a slash in the first column is how a path begins, elsewhere how one ends."""
-    paths = [path.rstrip("/") for path in create_app(Settings()).openapi()["paths"]]
+    paths = _paths()
     sockets = {"/api/chat/ws"}
     firsts = [told for told in row.code if told.startswith("/")]
     assert all(any(path.startswith(told) for path in [*paths, *sockets]) for told in firsts), firsts
