@@ -3,11 +3,9 @@
 import asyncio
 import json
 import random
-from asyncio.subprocess import PIPE
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,10 +15,10 @@ from pydantic import TypeAdapter
 
 from shared.events import EventType
 from tests.support.cutting import cutting
-from tests.support.dialect_stage import SECONDS, DialectStage, stage
+from tests.support.dialect_stage import DialectStage, stage
 from tests.support.generations import piped
+from tests.support.node_script import all_said
 from tests.support.speaking import until_it_speaks
-from tests.support.tools import node as node_program
 from tests.upstream import SEVER, reply
 from tests.upstream_fixtures import WIRES
 from worker.pipelines import Run
@@ -31,8 +29,6 @@ __all__ = ["stage"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = Path(__file__).parent / "node" / "ag_ui.mjs"
-LIMIT = 1 << 24
 CUTS = 10
 CUT_BYTES = (1, 6000)
 TOKENS = 600
@@ -55,16 +51,7 @@ async def agents(*jobs: Iterable[dict[str, Any]], thread: str = "") -> list[list
     """For each job, runs one after the other in a thread of its own, what each of its runs came to."""
     asked = [{"id": "u1", "role": "user", "content": "hello"}]
     told = [{"thread": thread or next(_threads), "messages": asked, "runs": list(runs)} for runs in jobs]
-    command = (node_program(), str(SCRIPT), json.dumps(told))
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, limit=LIMIT)
-    try:
-        async with asyncio.timeout(SECONDS):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    done: list[list[Done]] = [json.loads(line) for line in said.splitlines()]
+    done: list[list[Done]] = await all_said("ag_ui.mjs", json.dumps(told))
     assert len(done) == len(jobs)
     for each in [each for runs in done for each in runs]:
         for event in each["events"]:

@@ -3,8 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anthropic
@@ -17,7 +16,7 @@ from pydantic import TypeAdapter
 from shared.events import EventType
 from tests.support.generations import Stage, stage
 from tests.support.inprocess import LiveNode, live_node
-from tests.support.tools import node as node_program
+from tests.support.node_script import speaking
 from tests.upstream import Upstream, failure, reply
 from tests.upstream_fixtures import WIRES, up
 from tests.upstream_frames import Item, Refusal
@@ -27,7 +26,6 @@ from worker.providers.source import Sdk
 
 __all__ = ["stage", "up"]
 
-SCRIPT = Path(__file__).parent / "node" / "anthropic.mjs"
 WITHIN_S = 30
 HI: list[MessageParam] = [{"role": "user", "content": "hi"}]
 TOOL: ToolParam = {"name": "weather", "description": "It", "input_schema": {"type": "object", "properties": {}}}
@@ -50,26 +48,9 @@ async def client(node: LiveNode) -> AsyncIterator[anthropic.AsyncAnthropic]:
         yield client
 
 
-@asynccontextmanager
-async def script(url: str, how: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+def script(url: str, how: str, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[dict[str, Any]]]:
     """Run the JavaScript SDK; gives the lines it says."""
-    pipe = asyncio.subprocess.PIPE
-    command = (node_program(), str(SCRIPT), url, how, json.dumps({"max_tokens": 1000, **body}))
-    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, limit=1 << 20)
-    assert process.stdout is not None
-
-    async def lines(source: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
-        async for line in source:
-            yield json.loads(line)
-
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            yield lines(process.stdout)
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    return speaking("anthropic.mjs", url, how, json.dumps({"max_tokens": 1000, **body}))
 
 
 async def js(url: str, how: str, **body: Any) -> list[dict[str, Any]]:

@@ -4,9 +4,8 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,8 +13,8 @@ import pytest
 
 from tests.support.cutting import cutting, nowhere
 from tests.support.dialect_stage import *  # noqa: F403 - fixtures are found by name
-from tests.support.dialect_stage import SECONDS, DialectStage
-from tests.support.tools import node
+from tests.support.dialect_stage import DialectStage
+from tests.support.node_script import all_said, speaking
 from tests.upstream import SEVER, reply
 from tests.upstream_fixtures import WIRES
 from worker.providers.base import Text, ToolCall, Usage
@@ -23,7 +22,7 @@ from worker.providers.demo import lorem
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
-SCRIPT = Path(__file__).parent / "node" / "sse.mjs"
+SCRIPT = "sse.mjs"
 CLIENTS = ["eventsource", "fetch-event-source"]
 CUTS = 10
 TOKENS = 400
@@ -55,23 +54,8 @@ class Told:
         return [event["id"] for event in self.events if event["type"] != "caught_up"]
 
 
-async def lines(which: str, url: str, **options: Any) -> AsyncIterator[dict[str, Any]]:
-    """What a client says, as it comes."""
-    command = (node(), str(SCRIPT), which, url, json.dumps(options))
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(SECONDS):
-            async for line in process.stdout:
-                yield json.loads(line)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 async def tell(which: str, url: str, **options: Any) -> Told:
-    told = [line async for line in lines(which, url, **options)]
+    told = await all_said(SCRIPT, which, url, json.dumps(options))
     return Told(told[:-1], told[-1]["over"])
 
 
@@ -187,10 +171,11 @@ async def test_stop(stage: DialectStage, which: str) -> None:
     """Told by another client, at the other node, it ends the stream of this one."""
     sid = await create(stage, **ENDLESS)
     told = []
-    async for line in lines(which, events(stage.urls[0], sid)):
-        told.append(line)
-        if len(told) == 10:
-            async with httpx.AsyncClient(base_url=stage.urls[1]) as client:
-                assert (await client.post(f"/v1/sessions/{sid}/stop", json={})).status_code == 200
+    async with speaking(SCRIPT, which, events(stage.urls[0], sid), "{}") as lines:
+        async for line in lines:
+            told.append(line)
+            if len(told) == 10:
+                async with httpx.AsyncClient(base_url=stage.urls[1]) as client:
+                    assert (await client.post(f"/v1/sessions/{sid}/stop", json={})).status_code == 200
     assert told[-2]["type"] == "generation.cancelled"
     assert told[-1]["over"] in ({"status": 204, "broken": 1}, {"statuses": [200], "errors": []})

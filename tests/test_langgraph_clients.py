@@ -3,11 +3,9 @@
 import asyncio
 import json
 import random
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, aclosing
 from itertools import count, cycle
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,8 +18,8 @@ from shared.events import EventType
 from tests.support.cutting import cutting
 from tests.support.dialect_stage import SECONDS, DialectStage, stage
 from tests.support.generations import piped
+from tests.support.node_script import all_said
 from tests.support.speaking import until_it_speaks
-from tests.support.tools import node as node_program
 from tests.upstream import SEVER, reply
 from tests.upstream_fixtures import WIRES
 from worker.pipelines import Run
@@ -32,8 +30,6 @@ __all__ = ["stage"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SCRIPT = Path(__file__).parent / "node" / "langgraph.mjs"
-LIMIT = 1 << 24
 TOKENS = 600
 SLOW = {"tokens": 20_000, "rate": 50}
 """Of a demo model: it still speaks when something happens to it."""
@@ -95,16 +91,7 @@ async def _by_python(job: Job) -> Done:
 
 
 async def by_javascript(*jobs: Job) -> list[Done]:
-    command = (node_program(), str(SCRIPT), json.dumps(jobs))
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, limit=LIMIT)
-    try:
-        async with asyncio.timeout(SECONDS):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    done: list[Done] = [json.loads(line) for line in said.splitlines()]
+    done: list[Done] = await all_said("langgraph.mjs", json.dumps(jobs))
     assert len(done) == len(jobs)
     return done
 

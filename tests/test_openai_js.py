@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,8 +10,8 @@ import pytest
 
 from tests.support.cutting import cutting
 from tests.support.dialect_stage import *  # noqa: F403 - fixtures are found by name
-from tests.support.dialect_stage import SECONDS, DialectStage
-from tests.support.tools import node
+from tests.support.dialect_stage import DialectStage
+from tests.support.node_script import all_said
 from tests.upstream import SEVER, reply
 from tests.upstream_fixtures import WIRES
 from worker.providers.base import Text, ToolCall, Usage
@@ -20,7 +19,6 @@ from worker.providers.demo import lorem
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 
-SCRIPT = Path(__file__).parent / "node" / "openai.mjs"
 HELLO = [{"role": "user", "content": "hello out there"}]
 ECHO = {"model": "demo/echo", "messages": HELLO}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -48,16 +46,7 @@ class Told:
 
 async def js(url: str, how: str, **parameters: Any) -> Told:
     """Run the SDK; gives what it told."""
-    command = (node(), str(SCRIPT), f"{url}/v1", how, json.dumps(parameters))
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    try:
-        async with asyncio.timeout(SECONDS):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return Told([json.loads(line) for line in out.splitlines()])
+    return Told(await all_said("openai.mjs", f"{url}/v1", how, json.dumps(parameters)))
 
 
 async def test_chat(stage: DialectStage) -> None:
