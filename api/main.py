@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from api import admin, chat, chat_socket, cors, errors, health, page, sessions, stream, websocket
 from api.auth import Authenticator
@@ -50,12 +51,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.node = node
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(  # no script of anybody else's on the origin where callers' keys are
         title="Holdfast",
         version=version("holdfast"),
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        static_url="/docs/assets",
     )
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(AnswerBeforeLeaving, whole=app)
