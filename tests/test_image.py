@@ -215,7 +215,7 @@ def test_the_image_refuses_to_serve_everybody(image: Image) -> None:
     told = subprocess.run(
         [command, *LAST.command()[1:]], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
-    assert told.returncode == 1
+    assert told.returncode == 2
     assert "HOLDFAST_AUTH is none" in told.stderr
 
 
