@@ -165,6 +165,6 @@ def test_without_traces_nothing_is_imported() -> None:
 def test_traces_without_the_extra_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever wants traces is told what to install."""
     monkeypatch.setattr(tracing, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"holdfast\[otel\]"):
+    with pytest.raises(ConfigurationError, match=r"\.\[otel\]"):
         tracing.check(True)
     tracing.check(False)
