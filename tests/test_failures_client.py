@@ -139,13 +139,13 @@ async def test_a_tab_follows_one_session_however_many_it_has_shown(node: LiveNod
 
 async def test_a_hidden_tab_with_nothing_to_wait_for_gives_its_connection_back(node: LiveNode, page: Page) -> None:
     """While an answer is being written it keeps it; after the end it does not; looked at again, it follows again."""
-    await ask(page, "hello", tokens=40, rate=20, seed=3)
+    await ask(page, "hello", tokens=100, rate=20, seed=3)
     await _streams(node, 1)
     await _seen(page, "hidden")
     assert len(node.node.hub.readers) == 1
     await ended(page)
     await _streams(node, 0)
-    assert await raw_text(page) == "".join(lorem(40, 3))
+    assert await raw_text(page) == "".join(lorem(100, 3))
     await _seen(page, "visible")
     await _streams(node, 1)
 
