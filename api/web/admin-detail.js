@@ -5,12 +5,18 @@ import { span } from "./admin-words.js";
 import { byId, el } from "./dom.js";
 
 const LIVE = new Set(["queued", "running", "waiting"]);
-const FOLLOWING = { connecting: "connecting…", live: "live", reconnecting: "connection lost, trying again…", offline: "offline", done: "over" };
+/** `over`, `away`: the connection stands, but nothing comes over it. */
+const FOLLOWING = { connecting: "connecting…", live: "live", over: "over; a next turn would be shown", away: "nothing comes at the moment", reconnecting: "connection lost, trying again…", offline: "offline", done: "over" };
 
 export class Detail {
   #client;
   #id = "";
   #shown = null;
+  /** Of the following, and the error that ended it. */
+  #state = "";
+  #error = null;
+  /** The node could not say how the session is, when it was asked last. */
+  #away = false;
   #events;
 
   /** @param {import("./admin-client.js").AdminClient} client  @param {{refused: (error: Error) => void}} acts */
@@ -36,6 +42,7 @@ export class Detail {
     if (id === this.#id) return;
     this.#id = id;
     this.#shown = null;
+    this.#away = false;
     this.#events.close();
     byId("detail").hidden = !id;
     document.body.classList.toggle("with-detail", Boolean(id));
@@ -58,12 +65,18 @@ export class Detail {
     } catch (error) {
       if (id !== this.#id) return;
       if (error.status === 404) this.#gone();
-      else this.refused(error);
+      else {
+        this.#away = true;
+        this.#tellState();
+        this.refused(error);
+      }
     }
   }
 
   #show(detail) {
     this.#shown = detail;
+    this.#away = false;
+    this.#tellState();
     const live = LIVE.has(detail.state);
     const stop = byId("stop-it");
     stop.hidden = !live;
@@ -97,7 +110,15 @@ export class Detail {
   }
 
   #following(state, error) {
-    byId("stream-state").textContent = error ? error.message : FOLLOWING[state] ?? state;
+    this.#state = state;
+    this.#error = error;
+    this.#tellState();
+  }
+
+  #tellState() {
+    const standing = this.#away ? "away" : this.#shown && !LIVE.has(this.#shown.state) ? "over" : "live";
+    const state = this.#state === "live" ? standing : this.#state;
+    byId("stream-state").textContent = this.#error ? this.#error.message : FOLLOWING[state] ?? state;
     byId("stream-state").dataset.state = state;
   }
 }
@@ -108,14 +129,14 @@ function note(text) {
 
 function facts(detail, live) {
   const since = `${detail.state} for ${span(detail.state_ms)}`;
-  const lease = detail.lease_ms === null ? "lease has run out" : `${span(detail.lease_ms)} of lease left`;
+  const lease = detail.lease_ms === null ? el("span.bad", {}, "lease has run out") : `${span(detail.lease_ms)} of lease left`;
   return [
     ["State", el("span", {}, el("span.pill", { "data-state": detail.state }, detail.state), ` ${since.slice(detail.state.length + 1)}`)],
     ["Owner", detail.owner],
     ["Model", detail.model],
     ...(detail.pipeline && detail.pipeline !== "chat" ? [["Pipeline", detail.pipeline]] : []),
-    ["Turn", `${detail.generation}, attempt ${detail.attempt}${detail.crashes ? `, ${detail.crashes} crashed` : ""}`],
-    ...(live && detail.worker ? [["Worker", `${detail.worker}, ${lease}`]] : []),
+    ["Turn", `${detail.generation}, ${detail.attempt ? `attempt ${detail.attempt}` : "not begun"}${detail.crashes ? `, ${detail.crashes} crashed` : ""}`],
+    ...(live && detail.worker ? [["Worker", el("span", {}, `${detail.worker}, `, lease)]] : []),
     ["Age", span(detail.age_ms)],
     ["Last event", detail.expired ? "expired" : `${detail.last_event_id}, ${span(detail.quiet_ms)} ago`],
     ["Readers", `${detail.readers} on this node`],

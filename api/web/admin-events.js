@@ -89,7 +89,7 @@ const seq = (id) => (id ? `#${id.split("-")[1]}` : "");
 function words(type, data) {
   if (type === "message") return `${data.role}: ${data.content}`;
   if (type === "status") return [data.text, data.state].filter(Boolean).join(" · ");
-  if (type === "caught_up") return "what comes now is live";
+  if (type === "caught_up") return "what follows came live";
   if (type === "gap") return `${data.reason}: events are missing`;
   const { prev: _, ...rest } = data ?? {};
   return Object.entries(rest).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(" · ");

@@ -29,6 +29,8 @@ const meters = { delivered: new Meter(), appended: new Meters(), attempts: new M
 let limit = PAGE;
 /** Of the next round. */
 let timer = 0;
+/** When what is shown was told; null: nothing is shown. */
+let heardAt = null;
 /** Number of the newest round: what an older one brings is no longer wanted. */
 let round = 0;
 
@@ -42,7 +44,9 @@ async function refresh() {
     const [overview, sessions, workers] = await Promise.all([client.overview(), client.live({ state: state(), limit }), client.workers(), detail.refresh()]);
     if (mine !== round) return;
     show(overview, sessions, workers);
-    status("live", overview.node.draining ? "this node is leaving" : `${overview.node.name}`);
+    heardAt = new Date();
+    if (!workers.workers.length) status("alarm", "no worker is alive: nobody answers");
+    else status("live", overview.node.draining ? "this node is leaving" : overview.node.name);
   } catch (error) {
     if (mine !== round) return;
     if (refused(error)) return;
@@ -102,7 +106,8 @@ function refused(error) {
     door(key.get() ? (error.status === 403 ? "This key is not an admin's." : "This key is not known.") : "");
     return true;
   }
-  status("away", error.status ? error.message : "the node does not answer; trying again");
+  const why = error.status ? error.message : "the node does not answer; trying again";
+  status("away", heardAt ? `${why}; as of ${heardAt.toTimeString().slice(0, 8)}` : why);
   return false;
 }
 
@@ -111,6 +116,7 @@ function door(note) {
   clearTimeout(timer);
   key.forget();
   detail.open("");
+  heardAt = null;
   byId("board").hidden = byId("leave").hidden = true;
   byId("door").hidden = false;
   byId("door-note").textContent = note;
@@ -122,6 +128,8 @@ function door(note) {
 function status(name, text) {
   byId("status").dataset.state = name;
   byId("status").textContent = text;
+  byId("board").toggleAttribute("data-stale", name === "away");
+  byId("nothing-yet").hidden = name !== "away" || !byId("board").hidden;
 }
 
 const state = () => document.querySelector("#filter input:checked").value;

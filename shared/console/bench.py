@@ -54,14 +54,15 @@ def bench(
     plan = Plan(sessions, readers, seconds, rate, patience)
 
     async def work() -> int:
-        load = Load(plan, url, _key(key))
+        try:
+            load = Load(plan, url, _key(key))
+        except ValueError as error:
+            return fail(str(error), Exit.USAGE)
         ledger = Ledger(redis_url(redis))
         try:
             await _shown(load, ledger, keep, quiet=as_json)
         except ClientError as error:
             return fail(f"{url}: {error}", Exit.AWAY)
-        except ValueError as error:
-            return fail(str(error), Exit.USAGE)
         result = account(load, ledger.appended)
         if as_json:
             render.say_json({"url": url, "plan": asdict(plan), **asdict(result), "sound": result.sound})

@@ -1,10 +1,12 @@
 """Where a command stands: its connection to Redis, and the way it ends, whatever happens."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from shared.embedded import URL_FILE
 from shared.errors import (
     ConfigurationError,
     HoldfastError,
+    InvalidEventId,
     InvalidRequest,
     SessionDeleted,
     SessionExpired,
@@ -37,6 +40,23 @@ UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
 DEFAULT = "redis://127.0.0.1:6379/0"
 DEV = Path(".holdfast")
 """Where `holdfast dev`, started in this folder, keeps its Redis."""
+
+
+class Unreadable(HoldfastError):
+    """What stands in Redis is nothing that Holdfast has written."""
+
+    def __init__(self, why: Exception) -> None:
+        said = str(why) if isinstance(why, ValueError | InvalidEventId) else repr(why)
+        super().__init__(f"what Redis has cannot be read: {said}")
+
+
+@contextlib.contextmanager
+def legible() -> Iterator[None]:
+    """Around what decodes a session's keys, and that alone. Raises Unreadable where they are not as they should be."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, InvalidEventId) as error:
+        raise Unreadable(error) from error
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,7 @@ def at_desk(given: str, work: Callable[[Desk], Awaitable[int]], *, retention: bo
 
 def finish(work: Callable[[], Awaitable[int]], url: str = "") -> None:
     """Run it, say in one line what went wrong, and end the process. Ctrl-C is typer's: status 130."""
-    configure("error", "console")
+    configure("debug" if _debugging() else "critical", "console")  # what is wrong is told by the command itself
 
     async def main() -> int:
         return await work()
@@ -100,17 +120,28 @@ def finish(work: Callable[[], Awaitable[int]], url: str = "") -> None:
     except (ConfigurationError, InvalidRequest) as error:
         status = fail(error.message, Exit.USAGE)
     except HoldfastError as error:
-        status = fail(error.message, Exit.AWAY)
+        status = fail(error.message, Exit.AWAY, error)
     except (RedisError, OSError) as error:
         if unwritable := isinstance(error, OSError) and error.errno in UNWRITABLE:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor could what is left be written
         status = fail(f"the output cannot be written: {error}" if unwritable else why(error, url), Exit.AWAY)
-    except ValueError as error:
-        status = fail(f"what Redis has cannot be read: {error}", Exit.AWAY)
+    except (typer.BadParameter, typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # noqa: BLE001 - what nobody has thought of is told as such
+        said = f"this is a bug of Holdfast, please report it: {type(error).__name__}: {error}"
+        hint = "" if _debugging() else "; HOLDFAST_LOG_LEVEL=debug shows where"
+        status = fail(f"{said}{hint}", Exit.BUG, error)
     raise typer.Exit(status)
 
 
-def fail(message: str, status: Exit) -> Exit:
+def _debugging() -> bool:
+    return os.environ.get("HOLDFAST_LOG_LEVEL", "").lower() == "debug"
+
+
+def fail(message: str, status: Exit, error: Exception | None = None) -> Exit:
+    """One line of stderr; before it, where somebody debugs, the place of `error`."""
+    if error is not None and _debugging():
+        sys.stderr.write(render.harmless(without_secrets("".join(traceback.format_exception(error)))))
     line = render.one_line(render.harmless(without_secrets(message)))
     render.console(errors=True).print(f"holdfast: {line}", style="red", soft_wrap=True)
     return status

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shared import keys
 from shared.compaction import split
-from shared.console.desk import Desk
+from shared.console.desk import Desk, legible
 from shared.errors import SessionExpired, SessionNotFound
 from shared.events import Event, chained
 from shared.ids import EventId, generation_number
@@ -46,12 +46,13 @@ class Tail:
         self._ahead_since: float | None = None
 
     async def read(self) -> AsyncIterator[Event | Gap]:
-        """Raises SessionNotFound, SessionExpired, and RedisError where Redis is away from the start."""
+        """Raises SessionNotFound, SessionExpired, Unreadable, and RedisError where Redis is away from the start."""
         async with self._ear():
             while not self._over:
                 self._woken.clear()
                 try:
-                    view, page = await self._desk.log.read(self._sid, self.cursor, PAGE)
+                    with legible():
+                        view, page = await self._desk.log.read(self._sid, self.cursor, PAGE)
                     alive = view is not None and await self._desk.directory.is_alive(view.worker)
                 except RedisError as error:
                     if not self._until:
@@ -59,7 +60,9 @@ class Tail:
                     self._away(error)
                     await asyncio.sleep(AWAY_S)
                     continue
-                for item in self._taken(view, split(page), alive):
+                with legible():
+                    items = self._taken(view, split(page), alive)
+                for item in items:
                     yield item
                 if not self._over and not page:
                     await self._more()
@@ -84,6 +87,7 @@ class Tail:
 
     def _sent(self, events: list[Event]) -> list[Event]:
         for n, event in enumerate(events):
+            event.value.get("")  # whoever is given it may rely on its data
             self.cursor = event.id
             if not self._stays and event.terminal and generation_number(event.value["generation"]) >= self._until:
                 self._over = True

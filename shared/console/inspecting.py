@@ -9,7 +9,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from shared import keys
 from shared.compaction import split
-from shared.console.desk import Desk
+from shared.console.desk import Desk, legible
 from shared.console.render import span
 from shared.errors import SessionNotFound
 from shared.events import DELTAS, Event, EventType, State
@@ -64,20 +64,23 @@ class Inspected:
 
 
 async def inspect(desk: Desk, sid: str) -> Inspected:
-    """Raises SessionNotFound."""
-    view = await desk.log.view(sid)
+    """Raises SessionNotFound, Unreadable."""
+    with legible():
+        view = await desk.log.view(sid)
     if view is None:
         raise SessionNotFound(sid)
     now_ms = await desk.directory.now_ms()
-    log = await desk.log.events(sid, joined=True) if view.log_exists else []
-    events = split(log)
+    with legible():
+        log = await desk.log.events(sid, joined=True) if view.log_exists else []
+        events, transcript = split(log), fold(log)
+        times = timings(view, events)
     ttl, session_ttl = [_ttl(await desk.redis.pttl(key)) for key in (keys.events(sid), keys.session(sid))]
     lease, about = await _lease(desk, view.worker)
     return Inspected(
         sid=sid,
         view=view,
         now_ms=now_ms,
-        timings=timings(view, events),
+        timings=times,
         events=len(events),
         entries=len(log),
         bytes=await _bytes(desk, sid),
@@ -85,7 +88,7 @@ async def inspect(desk: Desk, sid: str) -> Inspected:
         session_ttl_ms=session_ttl,
         lease_ms=lease,
         host=about,
-        transcript=fold(log),
+        transcript=transcript,
     )
 
 

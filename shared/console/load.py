@@ -74,6 +74,7 @@ class Load:
     """Runs a plan. Its counters may be looked at meanwhile."""
 
     def __init__(self, plan: Plan, base: str, key: Key = None) -> None:
+        """Raises ValueError for a base or a key that cannot be."""
         self.plan = plan
         self.runs = [Run() for _ in range(plan.sessions)]
         self.events = 0
@@ -82,12 +83,12 @@ class Load:
         """Sessions."""
         self.seconds = self.cpu_s = 0.0
         """Wall and processor time of this machine's side, from the first question to the last end."""
-        self._base, self._key = base, key
+        self._client = AsyncClient(base, key=key, patience_s=10.0, follow_patience_s=20.0)
 
     async def run(self, look: Callable[[list[str]], Awaitable[None]], *, keep: bool = False) -> None:
         """Raises ClientError where the deployment does not answer. `look` is given the sessions once they are over;
         unless they are to be kept, they are deleted then, also where the load is cancelled."""
-        async with AsyncClient(self._base, key=self._key, patience_s=10.0, follow_patience_s=20.0) as client:
+        async with self._client as client:
             await anext(aiter(client.sessions(limit=1)), None)
             try:
                 started, cpu = time.perf_counter(), time.process_time()

@@ -15,11 +15,13 @@ class Exit(IntEnum):
     AWAY = 3
     """Redis, or the node, does not answer, or refuses."""
     NO_SESSION = 4
+    BUG = 70
+    """Of Holdfast itself."""
 
 
 STATUSES = (
     "Ends with 0: fine; 1: something is wrong (doctor, bench); 2: wrong usage or setting; "
-    "3: Redis or the node is away, or refuses; 4: no such session; 130: Ctrl-C."
+    "3: Redis or the node is away, or refuses; 4: no such session; 70: a bug of Holdfast; 130: Ctrl-C."
 )
 
 Redis = Annotated[

@@ -23,6 +23,8 @@ PIPE_COLUMNS = 120
 """Of output that goes to no terminal, unless COLUMNS says otherwise."""
 GAP = 2
 """Spaces between columns."""
+LONG = 40
+"""What is longer may be folded, also where a column could be left out instead."""
 
 STATE_STYLES: Mapping[str, str] = {
     State.QUEUED: "yellow",
@@ -87,18 +89,46 @@ class Column:
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> Table:
     """As many of the columns as fit into `width`."""
     shown = _fitting(columns, rows, width)
+    first = _first(columns, rows, width)
     made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_edge=False)
     for n in shown:
         column = columns[n]
-        overflow: Any = "fold" if n == 0 else "ellipsis"  # what is copied must be whole
-        made.add_column(column.name, justify="right" if column.right else "left", no_wrap=n != 0, overflow=overflow)
+        justify: Any = "right" if column.right else "left"
+        if n == 0:  # what is copied must be whole
+            made.add_column(column.name, justify=justify, overflow="fold", width=first)
+        else:
+            made.add_column(column.name, justify=justify, overflow="ellipsis", no_wrap=True)
     for row in rows:
         made.add_row(*(row[n] for n in shown))
     return made
 
 
+def within(columns: Sequence[Column], rows: Sequence[list[Text]], width: int, lines: int) -> Sequence[list[Text]]:
+    """As many of the rows, from the first, as need no more than so many lines of their table."""
+    first, used = _first(columns, rows, width), 0
+    for n, row in enumerate(rows):
+        used += max(-(-cell_len(row[0].plain) // first), 1)
+        if used > lines:
+            return rows[:n]
+    return rows
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> list[int]:
+    return [max(cell_len(c.name), *(cell_len(row[n].plain) for row in rows), 0) for n, c in enumerate(columns)]
+
+
+def _first(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> int:
+    """Cells of the first column: all it needs, or what the others leave."""
+    widths, shown = _widths(columns, rows), _fitting(columns, rows, width)
+    return max(min(widths[0], width - sum(widths[n] + GAP for n in shown if n)), 1)
+
+
 def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int) -> list[int]:
-    widths = [max(cell_len(c.name), *(cell_len(row[n].plain) for row in rows), 0) for n, c in enumerate(columns)]
+    """The columns that are shown. What is very long in the first one stands on two lines there, rather than push the
+    others out."""
+    widths = _widths(columns, rows)
+    lengths = [cell_len(columns[0].name), *(cell_len(row[0].plain) for row in rows)]
+    widths[0] = max(length if length <= LONG else -(-length // 2) for length in lengths)
     shown = list(range(len(columns)))
     while sum(widths[n] + GAP for n in shown) - GAP > width:
         worst = max(shown, key=lambda n: columns[n].rank)

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from shared import keys
 from shared.console.desk import Desk
 from shared.events import LIVE, State
+from shared.redis import transient
 from shared.topology.cluster import Cluster
-from shared.views import SessionView
+from shared.views import DELETED, SessionView
 
 BATCH = 500
 """Sessions looked at in one round trip, and keys passed in one step of a walk."""
@@ -51,6 +52,8 @@ class Found:
     """How many there are."""
     note: str = ""
     """What was not looked at, and why."""
+    unreadable: list[str] = field(default_factory=list)
+    """Keys that are named like a session's hash, and are none that can be read."""
 
 
 async def find(desk: Desk, wanted: Wanted) -> Found:
@@ -60,6 +63,7 @@ async def find(desk: Desk, wanted: Wanted) -> Found:
     except NoPermissionError:  # the user of nodes and workers may not walk over keys
         found.note = "live sessions only: this user may not SCAN (ACL: +scan); name an --owner for the rest"
         found.sessions.clear()
+        found.unreadable.clear()
         await _collect(desk, wanted, found, _live(desk))
     found.sessions.sort(key=lambda item: (not item[1].live, -item[1].since))
     found.fitting = len(found.sessions)
@@ -72,9 +76,35 @@ async def _collect(desk: Desk, wanted: Wanted, found: Found, batches: AsyncItera
     async for batch in batches:
         fresh = [sid for sid in dict.fromkeys(batch) if sid not in seen]
         seen.update(fresh)
-        for sid, view in zip(fresh, await desk.log.views(fresh) if fresh else (), strict=True):
-            if view is not None and wanted.fits(view, found.now_ms):
-                found.sessions.append((sid, view))
+        views = dict(zip(fresh, await desk.log.views(fresh) if fresh else (), strict=True))
+        found.sessions += [(sid, view) for sid, view in views.items() if view and wanted.fits(view, found.now_ms)]
+        found.unreadable += await _unreadable(desk, [sid for sid, view in views.items() if view is None])
+
+
+async def _unreadable(desk: Desk, sids: list[str]) -> list[str]:
+    """Of sessions that were not found, the keys that are there nevertheless: no hash, or one with a strange state or
+    number."""
+    if not sids:
+        return []
+    async with desk.redis.pipeline(transaction=False) as pipe:
+        for sid in sids:
+            pipe.hmget(keys.session(sid), "state")
+        replies = await pipe.execute(raise_on_error=False)
+    return [keys.session(sid) for sid, reply in zip(sids, replies, strict=True) if not _gone(reply)]
+
+
+def is_no_hash(error: Exception) -> bool:
+    """Whether Redis has refused to read a hash because the key is of another type."""
+    return isinstance(error, ResponseError) and not transient(error)
+
+
+def _gone(reply: Any) -> bool:
+    """Raises what is no answer about this one key."""
+    if isinstance(reply, Exception):
+        if not is_no_hash(reply):
+            raise reply
+        return False
+    return reply[0] in (None, b"", DELETED.encode())
 
 
 def _candidates(desk: Desk, wanted: Wanted, found: Found) -> AsyncIterator[list[str]]:

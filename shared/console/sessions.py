@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -138,6 +139,7 @@ def document(found: Found) -> dict[str, Any]:
         "fitting": found.fitting,
         "sessions": [summary(sid, view, found.now_ms) for sid, view in found.sessions],
         **({"note": found.note} if found.note else {}),
+        **({"unreadable": found.unreadable} if found.unreadable else {}),
     }
 
 
@@ -166,17 +168,28 @@ def _picture(
     found: Found, width: int, room: int, note: Text | None = None, every_s: float | None = None
 ) -> RenderableType:
     """`every_s`: it is going to be looked at again and again, so it says when that was."""
-    rows = [_row(sid, view, found.now_ms) for sid, view in found.sessions[:room]]
+    rows: Sequence[list[Text]] = [_row(sid, view, found.now_ms) for sid, view in found.sessions[:room]]
+    if every_s is not None:  # `room` is lines, of which an id may need two
+        rows = render.within(COLUMNS, rows, width, room)
     parts: list[RenderableType] = [render.table(COLUMNS, rows, width)] if rows else []
     parts.append(Text(_total(found, len(rows)), style="dim"))
     if every_s is not None:
         when = datetime.fromtimestamp(found.now_ms / 1000, UTC)
         parts.append(Text(f"{when:%H:%M:%S}Z, every {every_s:g} s; Ctrl-C ends", style="dim"))
-    if found.note:
-        parts.append(Text(f"! {found.note}", style="yellow"))
+    for words in (found.note, _unreadable(found.unreadable)):
+        if words:
+            parts.append(Text(f"! {words}", style="yellow"))
     if note is not None:
         parts.append(note)
     return Group(*parts)
+
+
+def _unreadable(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = ", …" if len(names) > 1 else ""
+    verb = "is named like a session, and is none" if len(names) == 1 else "are named like sessions, and are none"
+    return f"{render.count(len(names), 'key')} {verb} that can be read: {names[0]}{more}"
 
 
 def _row(sid: str, view: SessionView, now_ms: int) -> list[Text]:

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from shared.console import render
-from shared.console.desk import Desk, at_desk, fail
+from shared.console.desk import Desk, at_desk, fail, legible
 from shared.console.options import Exit, Json, Redis, Sid
 from shared.console.signs import sign
 from shared.errors import NotTheGeneration, SessionNotFound
@@ -50,7 +50,8 @@ def stop(
 
 
 async def _view(desk: Desk, sid: str) -> SessionView:
-    view = await desk.log.view(sid)
+    with legible():
+        view = await desk.log.view(sid)
     if view is None:
         raise SessionNotFound(sid)
     return view

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.console import render
-from shared.console.desk import Desk, at_desk, why
+from shared.console.desk import Desk, at_desk, legible, why
 from shared.console.following import Gap, Tail
 from shared.console.options import Exit, Json, Redis, Sid
 from shared.errors import SessionNotFound
@@ -76,7 +76,8 @@ def tail(
 
 
 async def _newest(desk: Desk, sid: str) -> EventId:
-    view = await desk.log.view(sid)
+    with legible():
+        view = await desk.log.view(sid)
     if view is None:
         raise SessionNotFound(sid)
     return view.last

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from shared import keys
 from shared.console.checks.findings import Finding, Subject, ok, warn
 from shared.console.render import count
-from shared.console.search import walk
+from shared.console.search import is_no_hash, walk
 from shared.events import LIVE
 
 WALK_KEYS = 50_000
@@ -41,11 +43,15 @@ async def _leaks(client: Any, batch: list[bytes]) -> list[str]:
 
 
 async def _live(client: Any, key: bytes) -> bool:
-    """Whether the key is of a session with a live generation, which keeps what it has."""
+    """Whether the key is of a session with a live generation, which keeps what it has. What is no hash is of none."""
     text = key.decode(errors="replace")
     if not text.startswith(f"{keys.PREFIX}:{{"):
         return False
     sid = text.partition("{")[2].rpartition("}")[0]
     if key.endswith((b":events", b":session")):
-        return (await client.hget(keys.session(sid), "state") or b"").decode() in LIVE
+        try:
+            return (await client.hget(keys.session(sid), "state") or b"").decode(errors="replace") in LIVE
+        except ResponseError as error:
+            if not is_no_hash(error):
+                raise
     return False

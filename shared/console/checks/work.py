@@ -30,7 +30,16 @@ BUSY = 0.9
 async def workers_of(subject: Subject) -> dict[str, dict[str, Any]]:
     """Worker id → what it says of itself, of all that have a lease."""
     leases = await Directory(subject.redis).leases(MOST)
-    return {lease.worker_id: from_json(lease.about) for lease in leases}
+    return {lease.worker_id: _said(lease.about) for lease in leases}
+
+
+def _said(about: str) -> dict[str, Any]:
+    """What another version of a worker says may be anything."""
+    try:
+        value = from_json(about)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 async def check_workers(subject: Subject) -> list[Finding]:
