@@ -11,9 +11,14 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
+from shared.events import encode
+from shared.log import Log, Retention
+from shared.redis import connect
+from tests.support import sessions
 from tests.support.browser import browser
 from tests.support.credentials import ALICE, BOB, bearer, environment_of_keys
-from tests.support.system import System, system
+from tests.support.redis_server import redis_server
+from tests.support.system import System, create, system
 
 ROWS = "#sessions-table tbody tr"
 SLOW = {"tokens": 100_000, "rate": 40}
@@ -227,3 +232,77 @@ async def test_what_a_node_has_to_complain_of_is_text_and_fits(running: System, 
     assert await page.locator("img").count() == 0
     await page.goto("about:blank")
     watched.errors = [error for error in watched.errors if "status of 503" not in error]
+
+
+CONTRAST = """() => {
+    const channels = (text) => {
+        const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+        pen.fillStyle = text;
+        pen.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = (top, ground) => [0, 1, 2].map((n) => top[n] * top[3] + ground[n] * (1 - top[3]));
+    const light = (colour) => colour.map((v) => v / 255)
+        .map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, n) => sum + v * [.2126, .7152, .0722][n], 0);
+    const low = [];
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const element = texts.currentNode.parentElement;
+        if (!texts.currentNode.textContent.trim() || !element.checkVisibility()) continue;
+        const grounds = [];
+        for (let each = element; each; each = each.parentElement) grounds.push(getComputedStyle(each).backgroundColor);
+        const ground = grounds.reverse().reduce((below, text) => over(channels(text), below), [255, 255, 255]);
+        const [a, b] = [light(ground), light(over(channels(getComputedStyle(element).color), ground))];
+        const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+        if (ratio < 4.5) low.push(`${texts.currentNode.textContent}: ${ratio}`);
+    }
+    return low;
+}"""
+
+
+async def test_a_long_session_that_is_over_is_said_to_be(running: System, watched: Watched) -> None:
+    """Its rows are bounded, the newest are kept; nothing is `live` any more. All text can be read in both themes."""
+    redis = connect(running.redis_url, connections=2, timeout_s=5)
+    log = Log(redis, Retention(60_000, 60_000))
+    held = await sessions.started(log, "long")
+    steps = [("status", encode({"text": f"step {n}", "state": "done"})) for n in range(400)]
+    asks = ("question", encode({"id": "q1", "text": "which?"}))
+    await log.append("long", held.token, held.epoch, 2, [*steps, asks])
+    page = watched.page
+    await watched.enter(running.url)
+    await page.evaluate("location.hash = 'long'")
+    await expect(page.locator("#stream-state")).to_have_text("live")
+    await expect(page.locator("#events")).to_contain_text("step 399")
+    assert await page.locator("#events li").count() <= 300
+    await page.evaluate("document.querySelector('#sessions-table td.quiet-for')?.classList.add('warn')")
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        assert await page.evaluate(CONTRAST) == []
+    await sessions.finish(log, held, 403, sid="long")
+    await expect(page.locator("#stream-state")).to_have_text(re.compile("^over"))
+    await redis.aclose(close_connection_pool=True)
+
+
+async def test_what_is_no_longer_so_is_said_to_be_old() -> None:
+    """Redis is lost: the page says of when its numbers are, and nothing is `live`; one that is opened then says that
+    there is nothing yet. Without a worker it says so on top. Once Redis is back, so is the page."""
+    with redis_server("--appendonly", "yes") as redis:
+        settings = {"HOLDFAST_ADMIN": "anonymous"}
+        async with system(redis.url, workers=0, environment=settings) as alone, browser() as context:
+            await create(alone.url, id="kelp")
+            page, late = await context.new_page(), await context.new_page()
+            await page.goto(f"{alone.url}/admin#kelp")
+            await expect(page.locator("#status")).to_have_text("no worker is alive: nobody answers")
+            await expect(page.locator("#stream-state")).to_have_text("live")
+            redis.kill()
+            await expect(page.locator("#status")).to_contain_text("; as of ", timeout=20_000)
+            await expect(page.locator("#board[data-stale]")).to_have_count(1)
+            await expect(page.locator("#stream-state")).not_to_have_text("live", timeout=20_000)
+            await late.goto(f"{alone.url}/admin")
+            await expect(late.locator("#nothing-yet")).to_be_visible(timeout=20_000)
+            redis.start()
+            await expect(page.locator("#board[data-stale]")).to_have_count(0, timeout=20_000)
+            await expect(late.locator("#board")).to_be_visible(timeout=20_000)
+            await expect(late.locator("#nothing-yet")).to_be_hidden()

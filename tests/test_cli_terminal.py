@@ -8,8 +8,10 @@ import sys
 from typing import Any
 
 import pytest
+import typer
 
 from shared import keys
+from shared.console.desk import finish
 from shared.credentials import digest
 from shared.events import encode
 from shared.log import Log
@@ -164,6 +166,55 @@ async def test_a_session_that_cannot_be_read_is_one_line(log: Log, redis: Any, r
     said = await holdfast("show", "kelp", redis_url=redis_url)
     assert (said.status, said.out, said.err.count("\n")) == (3, "", 1)
     assert "asleep" in said.err
+
+
+async def test_a_key_of_another_type_ends_nothing(log: Log, redis: Any, redis_url: str) -> None:
+    """It is named like a session's hash: `sessions` passes it over and says so, `doctor` finds it."""
+    await sessions.create(log, "kelp")
+    await redis.set(keys.session("x"), "y")
+    told, shown, checked = await asyncio.gather(
+        holdfast("sessions", "--json", redis_url=redis_url),
+        holdfast("sessions", redis_url=redis_url),
+        holdfast("doctor", "--json", redis_url=redis_url),
+    )
+    assert [session["id"] for session in told.json["sessions"]] == ["kelp"]
+    assert told.json["unreadable"] == [keys.session("x")]
+    assert (shown.status, shown.err) == (0, "")
+    assert f"! 1 key is named like a session, and is none that can be read: {keys.session('x')}" in shown.out
+    (found,) = [each for each in checked.json["findings"] if each["check"] == "expiry"]
+    assert (found["level"], keys.session("x") in found["text"]) == ("warn", True)
+
+
+async def test_a_long_id_pushes_no_other_column_out(log: Log, redis_url: str) -> None:
+    """At 80 columns it stands on two lines, whole."""
+    await sessions.create(log, "x" * 64)
+    await sessions.create(log, "kelp")
+    said = await holdfast("sessions", redis_url=redis_url, columns=80)
+    head = said.out.splitlines()[0].split()
+    assert {"SESSION", "STATE", "OWNER", "MODEL"} <= set(head)
+    assert said.width <= 80
+    assert said.out.count("x") == 64
+    assert len(said.out.splitlines()) == 5, "the heading, three lines of two sessions, the total"
+
+
+# -- our own faults
+
+
+def test_a_bug_is_told_as_one(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has thought of is not blamed on Redis; where it happened is shown to those who debug."""
+
+    async def work() -> int:
+        raise ValueError("left is not right")
+
+    for level, places in (("info", 0), ("debug", 1)):
+        monkeypatch.setenv("HOLDFAST_LOG_LEVEL", level)
+        with pytest.raises(typer.Exit) as ended:
+            finish(work)
+        err = capfd.readouterr().err
+        assert ended.value.exit_code == 70
+        assert err.count("Traceback") == places
+        assert "a bug of Holdfast, please report it: ValueError: left is not right" in err
+        assert ("HOLDFAST_LOG_LEVEL=debug" in err) is (level == "info")
 
 
 # -- usage
