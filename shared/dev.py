@@ -1,6 +1,7 @@
 """`holdfast dev`: Redis, an API node and a worker as child processes of one command."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -49,12 +50,13 @@ def run() -> int:
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raises ConfigurationError where something listens already: it would be taken for the node."""
+    """Raises ConfigurationError where nobody can listen: what does so already would be taken for the node."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        why = f"cannot listen at {host}:{port} ({error.strerror}); HOLDFAST_PORT names another port"
-        raise ConfigurationError(why) from None
+        if error.errno != errno.EADDRINUSE:
+            raise ConfigurationError(f"cannot listen at {host}:{port}: {error}") from None
+        raise ConfigurationError(f"something listens at {host}:{port} already; HOLDFAST_PORT names another port") from None
 
 
 def _redis(settings: Settings) -> contextlib.AbstractContextManager[EmbeddedRedis]:

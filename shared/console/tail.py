@@ -61,7 +61,7 @@ def tail(
         def away(error: Exception) -> None:
             if (words := f"holdfast: {why(error, desk.url)}; going on as soon as it does") not in told:
                 told[:] = [words]
-                notes.print(render.one_line(words), style="yellow", soft_wrap=True)
+                notes.print(render.text(render.one_line(words), "yellow"), soft_wrap=True)
 
         async with aclosing(Tail(desk, sid, cursor, follow, away).read()) as items:  # type: ignore[type-var]
             async for item in items:

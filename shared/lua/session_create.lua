@@ -23,8 +23,8 @@ for i = 1, count do
   batch[#batch + 1] = ARGV[4 + i]
 end
 local _, last = open_epoch(now, '', jump, batch)
-redis.call('HSET', SESSION, 'state', 'queued', 'generation', 'g1', 'attempt', 0, 'crashes', 0, 'worker', '', 'stop', '',
-  'question', '', 'answer', '', 'since', integer(now), 'expire_at', '', 'created', integer(now),
+redis.call('HSET', SESSION, 'state', 'queued', 'generation', 'g1', 'attempt', 0, 'crashes', 0, 'worker', '',
+  'stop', '', 'stop_by', '', 'question', '', 'answer', '', 'since', integer(now), 'expire_at', '', 'created', integer(now),
   'idem:' .. nonce, 'g1', 'body:' .. nonce, body, 'at:' .. nonce, last, unpack(ARGV, 5 + count))
 keep_for_ever()
 return { 'OK', 'g1', last, 1 }

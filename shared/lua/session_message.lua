@@ -27,7 +27,7 @@ for i = 1, count do
 end
 local _, last = open_epoch(now, '', jump, batch)
 redis.call('HSET', SESSION, 'state', 'queued', 'generation', generation, 'attempt', 0, 'crashes', 0, 'worker', '',
-  'stop', '', 'question', '', 'answer', '', 'since', integer(now), 'expire_at', '',
+  'stop', '', 'stop_by', '', 'question', '', 'answer', '', 'since', integer(now), 'expire_at', '',
   'idem:' .. nonce, generation, 'body:' .. nonce, body, 'at:' .. nonce, last, unpack(ARGV, 6 + count))
 keep_for_ever()
 return { 'OK', generation, last, 1, worker }
