@@ -56,7 +56,9 @@ def _check_free(host: str, port: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ConfigurationError(f"cannot listen at {host}:{port}: {error}") from None
-        raise ConfigurationError(f"something listens at {host}:{port} already; HOLDFAST_PORT names another port") from None
+        raise ConfigurationError(
+            f"something listens at {host}:{port} already; HOLDFAST_PORT names another port"
+        ) from None
 
 
 def _redis(settings: Settings) -> contextlib.AbstractContextManager[EmbeddedRedis]:

@@ -95,8 +95,9 @@ class Event:
     def frame(self) -> bytes:
         """The event as an SSE reader is sent it; also the form in which scripts publish it.
 
-        The id comes last: some clients keep it once they have read its line, and would miss an event that is cut after it.
-        So it still is with them where the cut is before the very last byte."""
+        The id comes last: some clients keep it once they have read its line, and would miss an event cut after it. (One
+        that lacks no more than its very last byte they still miss.)
+        """
         if self._frame is None:
             self._frame = b"event: %b\ndata: %b\nid: %b\n\n" % (self.type.encode(), self.data, str(self.id).encode())
         return self._frame
