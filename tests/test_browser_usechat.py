@@ -70,7 +70,7 @@ async def test_reloaded_during_an_answer_the_message_is_there_once_and_whole(
 ) -> None:
     """Twice; whether the app has kept the partial message or not. At the end there is nothing more to resume: 204."""
     chat = await open_chat(chromium, node.url, version, new_session_id(), "resume", *kept)
-    whole = await ask(chat, tokens=120, rate=80)
+    whole = await ask(chat, tokens=320, rate=80)
     for chars in (100, 200):
         await chat.until_said(chars)
         await chat.reload()
