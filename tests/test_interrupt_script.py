@@ -111,3 +111,14 @@ async def test_the_name_of_who_interrupts_cannot_break_the_event(log: Log) -> No
     end = (await log.events(SID))[-2]
     assert end.value["by"] == '"}\\'
     assert encode({"by": '"}\\'})[1:-1] in end.data
+
+
+async def test_who_stopped_a_turn_is_not_said_of_the_next(log: Log, redis: Any) -> None:
+    """The first who asked is known of that generation alone, and forgotten with the next message."""
+    held = await sessions.started(log)
+    for name in ("alice", "bob"):
+        await log.stop(SID, name, "g1")
+    assert [await log.stopped_by(SID, generation) for generation in ("g1", "g2")] == ["alice", ""]
+    await sessions.finish(log, held, 2)
+    await sessions.next_turn(log)
+    assert await sessions.field(redis, "stop_by") == ""
