@@ -9,7 +9,7 @@ import pytest
 
 from shared.directory import Directory
 from shared.log import Log, Retention
-from shared.redis import connect
+from tests.support.redis_client import connected
 from tests.support.redis_server import RedisServer, redis_server
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no fault of the code
@@ -60,9 +60,8 @@ def module_redis_url() -> Iterator[str]:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Any]:
-    client = connect(redis_url, connections=8, timeout_s=5)
-    yield client
-    await client.aclose(close_connection_pool=True)
+    async with connected(redis_url, connections=8) as client:
+        yield client
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from shared.embedded import embedded_redis
 from shared.events import encode
 from shared.jobs import JobQueue, open_queue
 from shared.log import Log, Retention
-from shared.redis import connect
 from tests.support import sessions
 from tests.support.cli import Said, ended, holdfast, line_of, start
 from tests.support.inprocess import live_worker
 from tests.support.ports import free_port
+from tests.support.redis_client import connected
 from tests.support.redis_server import redis_server
 
 WORKER = "host-1-abc"
@@ -333,9 +333,8 @@ async def test_wrong_usage_is_told_with_2(redis_url: str, command: list[str]) ->
 async def test_the_redis_of_dev_is_found_in_its_folder(tmp_path: Path) -> None:
     """`holdfast dev` in one terminal, `holdfast sessions` in another one: nothing need be set."""
     with embedded_redis(tmp_path / ".holdfast") as started:
-        redis = connect(started.url, connections=1, timeout_s=5)
-        await sessions.create(Log(redis, Retention(1, 1)), "found")
-        await redis.aclose(close_connection_pool=True)
+        async with connected(started.url, connections=1) as redis:
+            await sessions.create(Log(redis, Retention(1, 1)), "found")
         assert _ids(await holdfast("sessions", "--json", cwd=tmp_path)) == {"found"}
     assert not (tmp_path / ".holdfast" / "url").exists()
 

@@ -15,11 +15,11 @@ from shared.directory import Directory
 from shared.embedded import wait_ready
 from shared.events import encode
 from shared.log import Log, Retention
-from shared.redis import connect
 from tests.support import sessions
 from tests.support.cli import Said, holdfast
 from tests.support.cluster import cluster
 from tests.support.ports import free_port
+from tests.support.redis_client import connected
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.rewriting import rewriting
 from tests.support.sentinel import sentinel_group
@@ -42,9 +42,8 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def client(server: RedisServer) -> AsyncIterator[Any]:
-    client = connect(server.url, connections=4, timeout_s=5)
-    yield client
-    await client.aclose(close_connection_pool=True)
+    async with connected(server.url) as client:
+        yield client
 
 
 @pytest.fixture
@@ -364,10 +363,9 @@ async def test_a_cluster_is_looked_at_server_by_server() -> None:
     """What is wrong with one of its masters is told with its port; sessions are found on all of them."""
     with cluster() as group, redis_server("--appendonly", "yes", "--maxmemory", "200mb") as queue:
         elsewhere = {"HOLDFAST_QUEUE_URL": queue.url}
-        redis = connect(group.url, connections=2, timeout_s=5)
-        for sid in ("one", "two", "three", "four", "five", "six"):
-            await sessions.finished(_log(redis), "x", sid=sid)
-        await redis.aclose(close_connection_pool=True)
+        async with connected(group.url, connections=2) as redis:
+            for sid in ("one", "two", "three", "four", "five", "six"):
+                await sessions.finished(_log(redis), "x", sid=sid)
         group.masters()[0].ask("CONFIG", "SET", "maxmemory", "100mb")
         group.masters()[0].ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         said = await holdfast("doctor", "--json", redis_url=group.url, environment=elsewhere)

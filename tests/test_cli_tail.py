@@ -12,9 +12,9 @@ from shared.console.tail import TYPE_CELLS
 from shared.events import encode
 from shared.ids import EventId
 from shared.log import Log, Retention
-from shared.redis import connect
 from tests.support import sessions
 from tests.support.cli import ended, holdfast, line_of, start
+from tests.support.redis_client import connected
 from tests.support.redis_server import redis_server
 
 SID = sessions.SID
@@ -140,23 +140,22 @@ async def test_a_log_that_has_expired_is_told_so(log: Log, redis_url: str, redis
 async def test_it_outlives_a_restart_of_redis() -> None:
     """It says that Redis is away, goes on when it is back, and neither misses nor repeats."""
     with redis_server("--appendonly", "yes") as server:
-        redis = connect(server.url, connections=2, timeout_s=5)
-        log = Log(redis, Retention(60_000, 60_000))
-        held = await sessions.started(log)
-        await sessions.say(log, held, 2, "before")
-        process = await start("tail", SID, "--json", redis_url=server.url)
-        told = [await line_of(process) for _ in range(3)]
-        server.stop()
-        assert process.stderr is not None
-        async with asyncio.timeout(20):
-            assert b"does not answer" in await process.stderr.readline()
-        server.start()
-        await sessions.say(log, held, 3, "after")
-        await sessions.finish(log, held, 4)
-        said = await ended(process)
-        assert [json.loads(line)["id"] for line in told] + [each["id"] for each in said.lines] == await _ids(log)
-        assert said.status == 0
-        await redis.aclose(close_connection_pool=True)
+        async with connected(server.url, connections=2) as redis:
+            log = Log(redis, Retention(60_000, 60_000))
+            held = await sessions.started(log)
+            await sessions.say(log, held, 2, "before")
+            process = await start("tail", SID, "--json", redis_url=server.url)
+            told = [await line_of(process) for _ in range(3)]
+            server.stop()
+            assert process.stderr is not None
+            async with asyncio.timeout(20):
+                assert b"does not answer" in await process.stderr.readline()
+            server.start()
+            await sessions.say(log, held, 3, "after")
+            await sessions.finish(log, held, 4)
+            said = await ended(process)
+            assert [json.loads(line)["id"] for line in told] + [each["id"] for each in said.lines] == await _ids(log)
+            assert said.status == 0
 
 
 @pytest.mark.parametrize("how", [["--json"], []])

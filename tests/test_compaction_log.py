@@ -14,11 +14,11 @@ from shared.compaction import Joiner
 from shared.events import Event, encode
 from shared.ids import START, EventId
 from shared.log import Log, Retention
-from shared.redis import connect
 from shared.transcript import fold
 from tests.support.cluster import cluster
 from tests.support.inprocess import LiveNode, live_node
 from tests.support.readers import Client, client, hub
+from tests.support.redis_client import connected
 from tests.support.sessions import (
     SID,
     Held,
@@ -497,15 +497,14 @@ async def test_a_log_larger_than_a_page_is_compacted_page_by_page(
 async def test_a_cluster_takes_it() -> None:
     """All keys of compaction share a slot: the same on a Cluster, wherever the session lives."""
     with cluster() as nodes:
-        spread = connect(nodes.url, connections=4, timeout_s=5)
-        log = Log(spread, Retention(log_ms=60_000, tombstone_ms=60_000))
-        for sid in ("s1", "s2", "s3", "s4"):
-            await finished(log, *SAYINGS, sid=sid)
-            before = await log.events(sid)
-            assert await log.compact(sid)
-            assert plain(await log.events(sid)) == plain(before)
-            assert await spread.xlen(keys.events(sid)) == 4
-        await spread.aclose(close_connection_pool=True)
+        async with connected(nodes.url) as spread:
+            log = Log(spread, Retention(log_ms=60_000, tombstone_ms=60_000))
+            for sid in ("s1", "s2", "s3", "s4"):
+                await finished(log, *SAYINGS, sid=sid)
+                before = await log.events(sid)
+                assert await log.compact(sid)
+                assert plain(await log.events(sid)) == plain(before)
+                assert await spread.xlen(keys.events(sid)) == 4
 
 
 async def test_creating_anew_after_a_delete_begins_an_empty_log(log: Log) -> None:

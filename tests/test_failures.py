@@ -18,7 +18,6 @@ from shared.errors import SessionNotFound
 from shared.events import EventType
 from shared.ids import START, EventId, new_token
 from shared.log import Log, Retention
-from shared.redis import connect
 from shared.settings import Settings
 from tests.bench.crowd import crowd
 from tests.support import sessions, workers
@@ -28,6 +27,7 @@ from tests.support.generations import WITHIN_S, Stage, cancelled, completed, log
 from tests.support.inprocess import live_node, live_worker
 from tests.support.paced import Only, Paced
 from tests.support.readers import client, hub
+from tests.support.redis_client import connected
 from tests.support.sessions import SID
 from tests.support.sse import SSE, events_path, read_all, text_of
 from tests.support.workers import within
@@ -229,8 +229,7 @@ async def test_cancelled_reads_never_cross_replies(redis_url: str, log: Log) -> 
     sids = [f"s{n}" for n in range(20)]
     for sid in sids:
         await sessions.finished(log, sid, sid=sid)
-    async with far(redis_url, 0.02) as distant:
-        redis = connect(distant, connections=3, timeout_s=5)
+    async with far(redis_url, 0.02) as distant, connected(distant, connections=3) as redis:
         shared = Log(redis, log._retention)
 
         async def read(sid: str) -> tuple[str, list[str]]:
@@ -250,7 +249,6 @@ async def test_cancelled_reads_never_cross_replies(redis_url: str, log: Log) -> 
             for sid, outcome in zip(sids, outcomes, strict=True):
                 if not isinstance(outcome, asyncio.CancelledError):
                     assert outcome == (str((await sessions.last(log, sid)).id), [sid])
-        await redis.aclose(close_connection_pool=True)
 
 
 async def test_commands_are_answered_beside_idle_readers(redis_url: str, redis: Any, log: Log) -> None:

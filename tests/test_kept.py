@@ -16,12 +16,12 @@ from shared.events import encode
 from shared.ids import START, EventId
 from shared.log import Log
 from shared.pages import Page
-from shared.redis import connect
 from shared.views import FIELDS, SessionView
 from tests.support import sessions
 from tests.support.far import far
 from tests.support.inprocess import live_node
 from tests.support.readers import Client, client, hub, settings
+from tests.support.redis_client import connected
 from tests.support.sessions import SID, Snapshot
 from tests.support.sse import read_all
 
@@ -248,15 +248,13 @@ async def test_a_storm_takes_two_connections(log: Log, redis_url: str) -> None:
     sids = [f"s{n}" for n in range(200)]
     for sid in sids:
         await sessions.finished(log, "a", "b", sid=sid)
-    async with far(redis_url, 0.1) as distant:
+    async with far(redis_url, 0.1) as distant, connected(distant, timeout_s=2.0) as redis:
         told = settings(distant, quiet_check_s=60)
-        redis = connect(distant, connections=4, timeout_s=2.0)
         async with Hub(told, Log(redis, told.retention), Directory(redis)).running() as running:
             readers = [Client(running, sid=sid) for sid in sids]
             for reader in readers:
                 await reader.until_over()
             assert len(redis.connection_pool._available_connections) <= 2
-        await redis.aclose(close_connection_pool=True)
     assert not any(isinstance(output, Cut) for reader in readers for output in reader.outputs)
     assert {len(reader.events) for reader in readers} == {5}
 
@@ -265,9 +263,8 @@ async def test_a_storm_of_looks_takes_two_connections(log: Log, redis: Any, redi
     """The subscription was lost: the log of every feed is looked at, and nobody is refused a connection for it."""
     sids = [f"s{n}" for n in range(100)]
     held = {sid: await sessions.started(log, sid) for sid in sids}
-    async with far(redis_url, 0.1) as distant:
+    async with far(redis_url, 0.1) as distant, connected(distant, timeout_s=1.0) as slow:
         told = settings(distant, quiet_check_s=60, replay_page=40)
-        slow = connect(distant, connections=4, timeout_s=1.0)
         async with Hub(told, Log(slow, told.retention), Directory(slow)).running() as running:
             readers = [Client(running, sid=sid) for sid in sids]
             for reader in readers:
@@ -280,7 +277,6 @@ async def test_a_storm_of_looks_takes_two_connections(log: Log, redis: Any, redi
             assert len(slow.connection_pool._available_connections) <= 2
             for reader in readers:
                 await reader.leave()
-        await slow.aclose(close_connection_pool=True)
 
 
 async def test_readers_ahead_of_the_log_ask_once_for_its_owner(log: Log, redis: Any, redis_url: str) -> None:
@@ -320,9 +316,8 @@ async def test_readers_go_on_after_a_connection_was_lost(log: Log, redis: Any, r
     misses anything, nobody gets anything twice."""
     await sessions.finished(log, *(f"<{n}>" for n in range(200)))
     ids = [event.id for event in await log.events(SID)]
-    async with far(redis_url, 0.05) as distant:
+    async with far(redis_url, 0.05) as distant, connected(distant) as hasty:
         told = settings(distant, quiet_check_s=60, replay_page=40)
-        hasty = connect(distant, connections=4, timeout_s=5)
         hasty.link.patience_s = 0.0
         of = Hub(told, Log(hasty, told.retention), Directory(hasty))
         async with of.running() as running, client(running, follow=True) as staying:
@@ -334,7 +329,6 @@ async def test_readers_go_on_after_a_connection_was_lost(log: Log, redis: Any, r
                 await redis.client_kill_filter(_type="normal", skipme=True)
             for reader in readers:
                 await reader.until_over()
-        await hasty.aclose(close_connection_pool=True)
     for at, reader in zip([0, *range(1, len(ids), 10)], readers, strict=True):
         assert [event.id for event in reader.events] == ids[at:]
         assert reader.gaps == []

@@ -14,11 +14,11 @@ from shared import keys
 from shared.directory import Directory
 from shared.errors import RateLimited, TooManySessions, TooManyStreams
 from shared.log import Log
-from shared.redis import connect as connect_redis
 from shared.settings import Settings
 from tests.support.cluster import cluster
 from tests.support.credentials import ALICE, BOB, bearer, settings_of_keys
 from tests.support.inprocess import LiveNode, live_node, live_worker
+from tests.support.redis_client import connected
 from tests.support.redis_server import redis_server
 from tests.support.sessions import finish, started
 from tests.support.sse import SSE
@@ -101,24 +101,24 @@ async def test_rate_over_http(node: LiveNode) -> None:
 async def test_rate_while_redis_is_away() -> None:
     """What cannot be counted is let through here: without Redis nothing can be started anyway."""
     with redis_server() as server:
-        redis = connect_redis(server.url, connections=2, timeout_s=1)
-        limits = quota(redis, Log(redis, Settings().retention), turns_per_minute=1, live_sessions=1)
-        await limits.turn("alice", "s1")
-        server.kill()
-        await limits.turn("alice", "s2")
-        await redis.aclose(close_connection_pool=True)
+        async with connected(server.url, connections=2, timeout_s=1) as redis:
+            limits = quota(redis, Log(redis, Settings().retention), turns_per_minute=1, live_sessions=1)
+            await limits.turn("alice", "s1")
+            server.kill()
+            await limits.turn("alice", "s2")
 
 
 async def test_limits_on_a_cluster() -> None:
     """Where keys are spread over servers the counts hold all the same."""
     with cluster() as servers:
-        redis = connect_redis(servers.url, connections=2, timeout_s=5)
-        limits = quota(redis, Log(redis, Settings().retention), turns_per_minute=4, live_sessions=2)
-        for principal in ("alice", "bob", "carol"):
-            passed = await asyncio.gather(*(limits.turn(principal, f"s{n}") for n in range(6)), return_exceptions=True)
-            kinds = [type(each) for each in passed if each is not None]
-            assert (kinds.count(RateLimited), kinds.count(TooManySessions)) == (2, 2)
-        await redis.aclose(close_connection_pool=True)
+        async with connected(servers.url, connections=2) as redis:
+            limits = quota(redis, Log(redis, Settings().retention), turns_per_minute=4, live_sessions=2)
+            for principal in ("alice", "bob", "carol"):
+                passed = await asyncio.gather(
+                    *(limits.turn(principal, f"s{n}") for n in range(6)), return_exceptions=True
+                )
+                kinds = [type(each) for each in passed if each is not None]
+                assert (kinds.count(RateLimited), kinds.count(TooManySessions)) == (2, 2)
 
 
 # -- live sessions

@@ -7,18 +7,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from shared.redis import connect
 from shared.redis_check import check_servers
 from tests.support.inprocess import live_node, live_worker
+from tests.support.redis_client import connected
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.workers import within
 
 
 async def _said(server: RedisServer) -> list[Any]:
-    client = connect(server.url, connections=1, timeout_s=5)
-    with capture_logs() as said:
-        await within(check_servers(client))
-    await client.aclose(close_connection_pool=True)
+    async with connected(server.url, connections=1) as client:
+        with capture_logs() as said:
+            await within(check_servers(client))
     return [(entry["log_level"], entry["event"].split(":")[0]) for entry in said]
 
 

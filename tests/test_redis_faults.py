@@ -24,12 +24,13 @@ from redis.exceptions import ResponseError
 from shared import keys
 from shared.jobs import JobQueue, open_queue
 from shared.log import Log
-from shared.redis import RedisError, connect, transient
+from shared.redis import RedisError, transient
 from shared.topology.connections import cut
 from tests.support.flow import create, speech
 from tests.support.inprocess import live_node, live_worker
 from tests.support.load import Account, Load, load
 from tests.support.ports import free_port
+from tests.support.redis_client import connected
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sentinel import wait_until
 from tests.support.sse import SSE, events_path
@@ -110,37 +111,36 @@ async def test_commands_wait_and_then_say_that_it_is_away() -> None:
 async def test_a_command_outlives_a_short_absence() -> None:
     """A command, a pipeline and a job's way into the queue wait for a Redis that is back within a moment."""
     with redis_server(*KEPT) as server:
-        client = connect(server.url, connections=3, timeout_s=5)
-        queue = JobQueue(open_queue(server.url, 5))
-        server.kill()
-        back = asyncio.get_running_loop().run_in_executor(None, _start_after, server, 0.15)
-        pipe = client.pipeline(transaction=False).set("one", 1).set("two", 2)
-        await asyncio.gather(client.set("three", 3), pipe.execute(), queue.enqueue("s1", "g1", 1))
-        await back
-        assert await client.mget("one", "two", "three") == [b"1", b"2", b"3"]
-        assert await client.zrange(keys.QUEUE, 0, -1) == [b"s1:1"]
-        await queue.aclose()
-        await client.aclose(close_connection_pool=True)
+        async with (
+            connected(server.url, connections=3) as client,
+            contextlib.aclosing(JobQueue(open_queue(server.url, 5))) as queue,
+        ):
+            server.kill()
+            back = asyncio.get_running_loop().run_in_executor(None, _start_after, server, 0.15)
+            pipe = client.pipeline(transaction=False).set("one", 1).set("two", 2)
+            await asyncio.gather(client.set("three", 3), pipe.execute(), queue.enqueue("s1", "g1", 1))
+            await back
+            assert await client.mget("one", "two", "three") == [b"1", b"2", b"3"]
+            assert await client.zrange(keys.QUEUE, 0, -1) == [b"s1:1"]
 
 
 async def test_cut_connections_are_lost_ones() -> None:
     """Connections that are cut under their users, at any moment, are as if Redis had closed them: what can be repeated
     is, and nobody meets another error than Redis' own."""
     with redis_server() as server:
-        client = connect(server.url, connections=4, timeout_s=5)
-        cutting = asyncio.create_task(_cut_again_and_again(client.connection_pool))
-        for _ in range(10):
-            pipe = client.pipeline(transaction=False)
-            for n in range(20):
-                pipe.set(f"key:{n}", "x" * 1000)
-            replies = await asyncio.gather(
-                *(client.get("key:1") for _ in range(10)), pipe.execute(), return_exceptions=True
-            )
-            assert {type(reply) for reply in replies if isinstance(reply, Exception)} <= {RedisConnectionError}
-        cutting.cancel()
-        await client.set("key:1", "again")
-        assert await client.get("key:1") == b"again"
-        await client.aclose(close_connection_pool=True)
+        async with connected(server.url) as client:
+            cutting = asyncio.create_task(_cut_again_and_again(client.connection_pool))
+            for _ in range(10):
+                pipe = client.pipeline(transaction=False)
+                for n in range(20):
+                    pipe.set(f"key:{n}", "x" * 1000)
+                replies = await asyncio.gather(
+                    *(client.get("key:1") for _ in range(10)), pipe.execute(), return_exceptions=True
+                )
+                assert {type(reply) for reply in replies if isinstance(reply, Exception)} <= {RedisConnectionError}
+            cutting.cancel()
+            await client.set("key:1", "again")
+            assert await client.get("key:1") == b"again"
 
 
 async def _cut_again_and_again(pool: Any) -> None:
@@ -286,15 +286,14 @@ async def test_what_passes_is_told_from_what_does_not(name: str, log: Log, redis
     """Each refusal of a script's write is transient, in the words of the server that is there; a wrong type is not."""
     refusal = REFUSALS[name]
     with redis_server() as server:
-        client = connect(server.url, connections=1, timeout_s=1)
-        await client.set("wrong", "type")
-        with pytest.raises(RedisError) as wrong:
-            await client.eval("return redis.call('XADD', KEYS[1], '*', 'a', 'b')", 1, "wrong")
-        for command in refusal.into:
-            server.ask(*command)
-        with pytest.raises(RedisError) as refused:
-            await client.eval("return redis.call('XADD', KEYS[1], '*', 'a', 'b')", 1, "log")
-        await client.aclose(close_connection_pool=True)
+        async with connected(server.url, connections=1, timeout_s=1) as client:
+            await client.set("wrong", "type")
+            with pytest.raises(RedisError) as wrong:
+                await client.eval("return redis.call('XADD', KEYS[1], '*', 'a', 'b')", 1, "wrong")
+            for command in refusal.into:
+                server.ask(*command)
+            with pytest.raises(RedisError) as refused:
+                await client.eval("return redis.call('XADD', KEYS[1], '*', 'a', 'b')", 1, "log")
     assert transient(refused.value)
     assert not transient(wrong.value)
 

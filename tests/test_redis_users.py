@@ -12,10 +12,10 @@ import redis
 
 from shared import keys
 from shared.directory import Directory
-from shared.redis import connect
 from tests.support.cluster import cluster
 from tests.support.flow import create, first_of, speech, whole_flow
 from tests.support.inprocess import live_node, live_worker
+from tests.support.redis_client import connected
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sse import read_all, text_of
 from tests.support.system import ROOT, Node, Process
@@ -84,10 +84,9 @@ async def test_the_deployed_user_can_do_everything_and_nothing_else(tmp_path: Pa
 
 async def _swept(url: str) -> None:
     """What a reaper does to the index of live sessions some time after their end."""
-    client = connect(url, connections=1, timeout_s=5)
-    for sid, score in (await Directory(client).live()).items():
-        await Directory(client).forget_live(sid, score)
-    await client.aclose(close_connection_pool=True)
+    async with connected(url, connections=1) as client:
+        for sid, score in (await Directory(client).live()).items():
+            await Directory(client).forget_live(sid, score)
 
 
 async def _taken_over(base: str, admin: "redis.Redis", workers: list[Process]) -> None:

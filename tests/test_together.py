@@ -12,6 +12,7 @@ from shared.log import Appended, Log
 from shared.redis import RedisError, connect
 from tests.support import sessions
 from tests.support.far import far
+from tests.support.redis_client import connected
 from tests.support.sessions import Held
 from tests.support.workers import within
 
@@ -64,8 +65,7 @@ async def test_what_is_asked_while_all_trips_are_under_way_waits_for_the_next(
 ) -> None:
     """A slow Redis makes trips longer, not more: no caller waits for more than the trip before its own."""
     held = await _held(log, 12)
-    async with far(redis_url, 0.1) as distant:
-        client = connect(distant, connections=4, timeout_s=5)
+    async with far(redis_url, 0.1) as distant, connected(distant) as client:
         slow = Log(client, log._retention)
         asked = []
         for sid, h in held.items():
@@ -73,7 +73,6 @@ async def test_what_is_asked_while_all_trips_are_under_way_waits_for_the_next(
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         await within(asyncio.gather(*asked))
-        await client.aclose(close_connection_pool=True)
     assert trips[: together.TRIPS] == [1] * together.TRIPS
     assert len(trips) == together.TRIPS + 1
     assert sum(trips) == len(held)
@@ -93,8 +92,7 @@ async def test_an_error_is_only_for_its_caller(log: Log) -> None:
 async def test_a_caller_that_is_cancelled_disturbs_nobody(redis_url: str, log: Log) -> None:
     """Cancelled while its append waits, or while it is under way: all others get their own answers."""
     held = await _held(log, 6)
-    async with far(redis_url, 0.05) as distant:
-        client = connect(distant, connections=4, timeout_s=5)
+    async with far(redis_url, 0.05) as distant, connected(distant) as client:
         slow = Log(client, log._retention)
         asked = {sid: _append(slow, sid, h, *map(_delta, "x" * n)) for n, (sid, h) in enumerate(held.items(), 1)}
         asked["s1"].cancel()
@@ -106,7 +104,6 @@ async def test_a_caller_that_is_cancelled_disturbs_nobody(redis_url: str, log: L
         for n, (sid, h) in enumerate(held.items(), 1):
             again = await within(_append(slow, sid, h, *map(_delta, "x" * n)))
             assert again[:2] == ("OK", n + 1)
-        await client.aclose(close_connection_pool=True)
     for n, sid in enumerate(held, 1):
         assert await sessions.texts(log, sid) == ["x"] * n
 
@@ -142,8 +139,7 @@ async def test_a_lost_connection_is_told_to_all_who_wait(redis_url: str, log: Lo
 async def test_a_trip_that_is_cancelled_ends_all_who_wait(redis_url: str, log: Log) -> None:
     """The end of the loop cancels trips: nobody is left waiting for one."""
     held = await _held(log, 2)
-    async with far(redis_url, 1.0) as distant:
-        client = connect(distant, connections=4, timeout_s=5)
+    async with far(redis_url, 1.0) as distant, connected(distant) as client:
         slow = Log(client, log._retention)
         asked = [_append(slow, sid, h, _delta(sid)) for sid, h in held.items()]
         await asyncio.sleep(0.05)
@@ -153,4 +149,3 @@ async def test_a_trip_that_is_cancelled_ends_all_who_wait(redis_url: str, log: L
         for one in asked:
             with pytest.raises(asyncio.CancelledError):
                 await within(one)
-        await client.aclose(close_connection_pool=True)

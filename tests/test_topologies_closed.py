@@ -7,8 +7,8 @@ import pytest
 import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.redis import connect
 from shared.topology.connections import TcpConnection
+from tests.support.redis_client import connected
 
 
 async def _ping(connection: TcpConnection) -> None:
@@ -40,12 +40,11 @@ def test_a_command_outlives_a_connection_that_was_closed(redis_url: str) -> None
     """The client makes another one."""
 
     async def ask() -> None:
-        client = connect(redis_url, connections=1, timeout_s=5)
-        await client.ping()
-        (idle,) = client.connection_pool._available_connections
-        idle._writer.transport.abort()
-        assert await client.ping()
-        await client.aclose(close_connection_pool=True)
+        async with connected(redis_url, connections=1) as client:
+            await client.ping()
+            (idle,) = client.connection_pool._available_connections
+            idle._writer.transport.abort()
+            assert await client.ping()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(ask())

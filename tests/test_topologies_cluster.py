@@ -9,7 +9,7 @@ from redis.crc import key_slot
 
 from shared import keys, together
 from shared.log import Log, Retention
-from shared.redis import RedisError, connect
+from shared.redis import RedisError
 from shared.topology.connections import connection_class, options
 from shared.topology.listening import ear
 from shared.topology.sentinel import Sentinels
@@ -18,6 +18,7 @@ from tests.support import sessions
 from tests.support.cluster import ClusterGroup, cluster
 from tests.support.inprocess import live_node, live_worker
 from tests.support.load import load
+from tests.support.redis_client import connected
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sentinel import sentinel_group
 
@@ -40,9 +41,8 @@ def queue() -> Iterator[RedisServer]:
 async def client(nodes: ClusterGroup) -> AsyncIterator[Any]:
     for each in await asyncio.to_thread(nodes.masters):
         each.ask("FLUSHALL")
-    client = connect(nodes.url, connections=2, timeout_s=5)
-    yield client
-    await client.aclose(close_connection_pool=True)
+    async with connected(nodes.url, connections=2) as client:
+        yield client
 
 
 def _myid(node: RedisServer) -> str:

@@ -13,6 +13,7 @@ from shared.redis import RedisError, connect
 from shared.views import SessionView
 from tests.support import sessions
 from tests.support.far import far
+from tests.support.redis_client import connected
 from tests.support.workers import within
 
 
@@ -60,15 +61,13 @@ async def test_no_trip_asks_for_too_much(log: Log, taken: list[int]) -> None:
 async def test_a_slow_redis_makes_trips_longer_not_more(redis_url: str, log: Log, taken: list[int]) -> None:
     """What is asked while all trips are under way goes with the next one."""
     sids = await _sessions(log, 12)
-    async with far(redis_url, 0.1) as distant:
-        client = connect(distant, connections=4, timeout_s=5)
+    async with far(redis_url, 0.1) as distant, connected(distant) as client:
         slow, asked = Log(client, log._retention), []
         for sid in sids:
             asked.append(_view(slow, sid))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         await within(asyncio.gather(*asked))
-        await client.aclose(close_connection_pool=True)
     assert taken == [1] * trips.AT_ONCE + [len(sids) - trips.AT_ONCE]
 
 
@@ -103,8 +102,7 @@ async def test_a_lost_connection_is_told_to_all_who_wait(redis_url: str, log: Lo
 async def test_one_who_is_cancelled_disturbs_nobody(redis_url: str, log: Log) -> None:
     """Cancelled while its question waits, or while it is under way: all others get their own answers."""
     sids = await _sessions(log, 5)
-    async with far(redis_url, 0.05) as distant:
-        client = connect(distant, connections=4, timeout_s=5)
+    async with far(redis_url, 0.05) as distant, connected(distant) as client:
         slow = Log(client, log._retention)
         asked = [asyncio.create_task(slow.page(sid, START, 9, 1000)) for sid in sids]
         asked[1].cancel()
@@ -113,14 +111,12 @@ async def test_one_who_is_cancelled_disturbs_nobody(redis_url: str, log: Log) ->
         for n in (0, 2, 4):
             _, page = await within(asked[n])
             assert page[2].value["text"] == f"of {n}"
-        await client.aclose(close_connection_pool=True)
 
 
 async def test_a_trip_that_is_cancelled_ends_all_who_wait(redis_url: str, log: Log) -> None:
     """The end of the loop cancels trips: nobody is left waiting for one."""
     sids = await _sessions(log, 2)
-    async with far(redis_url, 1.0) as distant:
-        client = connect(distant, connections=4, timeout_s=5)
+    async with far(redis_url, 1.0) as distant, connected(distant) as client:
         slow = Log(client, log._retention)
         asked = [_view(slow, sid) for sid in sids]
         await asyncio.sleep(0.05)
@@ -129,4 +125,3 @@ async def test_a_trip_that_is_cancelled_ends_all_who_wait(redis_url: str, log: L
         for one in asked:
             with pytest.raises(asyncio.CancelledError):
                 await within(one)
-        await client.aclose(close_connection_pool=True)

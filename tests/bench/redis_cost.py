@@ -8,12 +8,12 @@ from shared import keys
 from shared.events import EventType, encode
 from shared.ids import new_token
 from shared.log import Log, Retention
-from shared.redis import connect
 from tests.bench.child import OTHER_CORE, Child, cpu_seconds, pinned, sids_of
 from tests.bench.redis_floor import floor
 from tests.bench.report import Section
 from tests.bench.scale import Scale
 from tests.bench.targets import Holdfast
+from tests.support.redis_client import connected
 from tests.support.redis_server import redis_server
 from tests.support.sessions import FIELDS, HELLO, terminal
 
@@ -77,10 +77,9 @@ async def _bytes() -> Section:
         "Bytes of Redis' memory per event", ["small events", "as they are said", "compacted", "of it text"]
     )
     with pinned(OTHER_CORE), redis_server() as server:
-        client: Any = connect(server.url, connections=2, timeout_s=10)
-        log = Log(client, Retention(log_ms=600_000, tombstone_ms=600_000))
-        found = [await _log_bytes(log, client, count) for count in EVENTS]
-        await client.aclose(close_connection_pool=True)
+        async with connected(server.url, connections=2, timeout_s=10) as client:
+            log = Log(client, Retention(log_ms=600_000, tombstone_ms=600_000))
+            found = [await _log_bytes(log, client, count) for count in EVENTS]
     for count, (said, compacted, text) in zip(EVENTS, found, strict=True):
         section.rows.append([f"{count:,}", f"{said / count:.1f}", f"{compacted / count:.1f}", f"{text / count:.1f}"])
     worst = found[EVENTS.index(1000)][0] / 1000

@@ -15,11 +15,11 @@ from api.kept import KEPT_S
 from shared import keys
 from shared.log import Log, Retention
 from shared.loop import settle_memory
-from shared.redis import connect
 from tests.bench.child import OTHER_CORE, Child, pinned
 from tests.bench.report import Section, spread
 from tests.bench.scale import Scale
 from tests.bench.targets import Holdfast
+from tests.support.redis_client import connected
 from tests.support.sse import events_path
 
 SID = "bench-0"
@@ -140,9 +140,8 @@ def _ratio(own: list[Taken], bare: list[Taken], name: str) -> float:
 
 async def _compact(target: Holdfast) -> None:
     """As a worker does it some seconds after the end."""
-    client: Any = connect(target.redis.url, connections=2, timeout_s=10)
-    assert await Log(client, Retention(log_ms=600_000, tombstone_ms=600_000)).compact(SID)
-    await client.aclose(close_connection_pool=True)
+    async with connected(target.redis.url, connections=2, timeout_s=10) as client:
+        assert await Log(client, Retention(log_ms=600_000, tombstone_ms=600_000)).compact(SID)
 
 
 async def _crowd(stack: AsyncExitStack, target: Holdfast, deltas: int, readers: int) -> Section:

@@ -4,7 +4,6 @@ import asyncio
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 from pydantic_core import from_json
@@ -13,10 +12,10 @@ from shared import jobs
 from shared.events import Event, EventType
 from shared.ids import new_token
 from shared.log import Log, Retention
-from shared.redis import connect
 from tests.bench.crowd import open_files
 from tests.bench.model_server import model_server, plan
 from tests.bench.report import Section, percentile
+from tests.support.redis_client import connected
 from tests.support.sessions import FIELDS
 from tests.support.system import system
 
@@ -38,16 +37,14 @@ class Outcome:
 
 async def run(redis_url: str) -> Section:
     chunks = int(SECONDS * RATE)
-    client: Any = connect(redis_url, connections=4, timeout_s=5)
-    log = Log(client, Retention(log_ms=600_000, tombstone_ms=600_000))
     with open_files():
-        async with model_server() as url:
+        async with connected(redis_url) as client, model_server() as url:
+            log = Log(client, Retention(log_ms=600_000, tombstone_ms=600_000))
             environment = {**KEYS, "OPENAI_BASE_URL": url, "HOLDFAST_WORKER_JOBS": str(GENERATIONS)}
             async with system(redis_url, nodes=0, environment=environment) as running:
                 sids = await _ask(log, redis_url, plan(chunks, RATE))
                 busy = await _busy(psutil.Process(running.workers[0].pid))
                 outcomes = [await _outcome(log, sid, chunks) for sid in sids]
-    await client.aclose(close_connection_pool=True)
     return _section(outcomes, busy, chunks)
 
 

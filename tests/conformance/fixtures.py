@@ -8,9 +8,9 @@ import pytest_asyncio
 
 from api import delivery
 from shared.log import Log, Retention
-from shared.redis import connect
 from tests.conformance.scene import Scene
 from tests.support.inprocess import LiveNode, live_node
+from tests.support.redis_client import connected
 from tests.support.redis_server import RedisServer
 
 
@@ -22,9 +22,8 @@ async def nodes(_server: RedisServer) -> AsyncIterator[list[LiveNode]]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_redis(_server: RedisServer) -> AsyncIterator[Any]:
-    client = connect(_server.url, connections=8, timeout_s=5)
-    yield client
-    await client.aclose(close_connection_pool=True)
+    async with connected(_server.url, connections=8) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(loop_scope="module")
