@@ -11,10 +11,6 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
-from shared.events import encode
-from shared.log import Log, Retention
-from shared.redis import connect
-from tests.support import sessions
 from tests.support.browser import browser
 from tests.support.credentials import ALICE, BOB, bearer, environment_of_keys
 from tests.support.redis_server import redis_server
@@ -29,7 +25,7 @@ REFUSED = "the server responded with a status of 40"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(module_redis_url: str) -> AsyncIterator[System]:
     """Alice is an admin, Bob is not."""
-    environment = {**environment_of_keys(), "HOLDFAST_ADMIN": "alice"}
+    environment = {**environment_of_keys(), "HOLDFAST_ADMIN": "alice", "HOLDFAST_PIPELINES": "tests.support.stuck"}
     async with system(module_redis_url, environment=environment) as started:
         yield started
 
@@ -262,14 +258,12 @@ CONTRAST = """() => {
 }"""
 
 
-async def test_a_long_session_that_is_over_is_said_to_be(running: System, watched: Watched) -> None:
+async def test_a_long_session_that_is_over_is_said_to_be(
+    running: System, bob: httpx.AsyncClient, watched: Watched
+) -> None:
     """Its rows are bounded, the newest are kept; nothing is `live` any more. All text can be read in both themes."""
-    redis = connect(running.redis_url, connections=2, timeout_s=5)
-    log = Log(redis, Retention(60_000, 60_000))
-    held = await sessions.started(log, "long")
-    steps = [("status", encode({"text": f"step {n}", "state": "done"})) for n in range(400)]
-    asks = ("question", encode({"id": "q1", "text": "which?"}))
-    await log.append("long", held.token, held.epoch, 2, [*steps, asks])
+    response = await bob.post("/v1/sessions", json={"id": "long", "input": "hello", "pipeline": "many-steps"})
+    assert response.status_code == 201
     page = watched.page
     await watched.enter(running.url)
     await page.evaluate("location.hash = 'long'")
@@ -280,9 +274,8 @@ async def test_a_long_session_that_is_over_is_said_to_be(running: System, watche
     for scheme in ("light", "dark"):
         await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
         assert await page.evaluate(CONTRAST) == []
-    await sessions.finish(log, held, 403, sid="long")
+    assert (await bob.post("/v1/sessions/long/stop", json={"wait_s": 10})).status_code == 200
     await expect(page.locator("#stream-state")).to_have_text(re.compile("^over"))
-    await redis.aclose(close_connection_pool=True)
 
 
 async def test_what_is_no_longer_so_is_said_to_be_old() -> None:

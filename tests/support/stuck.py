@@ -47,3 +47,11 @@ async def blocks_a_thread(run: Run) -> None:
     """As a tool that is a plain function may do it."""
     await run.text("before ")
     await asyncio.to_thread(time.sleep, 3600)
+
+
+@pipeline("many-steps")
+async def many_steps(run: Run) -> None:
+    """Goes on until it is answered or stopped."""
+    for n in range(400):
+        await run.status(f"step {n}", state="done")
+    await run.ask("which?")
