@@ -1,6 +1,7 @@
 """One log, many dialects: whoever watches a generation, in whatever protocol, is told the same."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -19,9 +20,10 @@ from api.dialects.projection import Projection
 from api.errors import error_response
 from shared.log import Log
 from tests.support.inprocess import LiveNode, live_node, live_worker
+from worker.pipelines import Run, pipeline
 
 SID = "watched-by-all"
-TOKENS = 150
+BETWEEN_WORDS_S = 0.01
 WATCHERS = 3
 """Of each dialect: one from before the first word, the others in the middle of it."""
 LINES_BETWEEN = 16
@@ -85,8 +87,20 @@ TEXTS: dict[str, Text] = {
 RUN = {
     "threadId": SID, "runId": "run-1", "state": {}, "tools": [], "context": [],
     "messages": [{"id": "u1", "role": "user", "content": "Say something long."}],
-    "forwardedProps": {"model": "demo/lorem", "options": {"tokens": TOKENS, "rate": 100}},
+    "forwardedProps": {"model": "demo/lorem", "pipeline": "until-enough"},
 }  # fmt: skip
+enough = asyncio.Event()
+"""All watch, and have for some time."""
+
+
+@pipeline("until-enough")
+async def until_enough(run: Run) -> None:
+    """However slow the machine is, it is not over before all have come."""
+    for n in itertools.count():
+        await run.text(f"word{n} ")
+        if enough.is_set():
+            return
+        await asyncio.sleep(BETWEEN_WORDS_S)
 
 
 def _requests() -> dict[str, tuple[str, str, Any]]:
@@ -160,12 +174,18 @@ async def nodes(redis_url: str) -> AsyncIterator[list[LiveNode]]:
     async with live_node(redis_url) as one, live_node(redis_url) as other, live_worker(redis_url):
         _project(one)
         _project(other)
+        enough.clear()
         yield [one, other]
 
 
 def _in_turn(nodes: list[LiveNode]) -> Iterator[LiveNode]:
     while True:
         yield from nodes
+
+
+async def _more(heard: asyncio.Semaphore) -> None:
+    for _ in range(LINES_BETWEEN):
+        await heard.acquire()
 
 
 async def test_every_dialect_tells_the_same(nodes: list[LiveNode], log: Log) -> None:
@@ -181,18 +201,19 @@ async def test_every_dialect_tells_the_same(nodes: list[LiveNode], log: Log) -> 
         first = asyncio.create_task(_over_http(one, _requests()["AG-UI"], heard))
         watching: dict[str, list[asyncio.Task[list[Any]]]] = {}
         for _ in range(WATCHERS):
-            for _ in range(LINES_BETWEEN):
-                await heard.acquire()
+            await _more(heard)
             for name in TEXTS:
                 node = next(places)
                 client = one if node is nodes[0] else other
                 watch = asyncio.create_task(_watch(name, node, client))
                 watching.setdefault(name, []).append(watch)
+        await _more(heard)
         assert not first.done()
+        enough.set()
         told = {name: [await watch for watch in watches] for name, watches in watching.items()}
         shown = (await one.get(f"/v1/sessions/{SID}")).json()["messages"][-1]
         assert _ag_ui(await first) == shown["content"]
     assert shown["state"] == "completed"
-    assert len(shown["content"].split()) > TOKENS / 2
+    assert shown["content"].startswith("word0 word1 ")
     for name, each in told.items():
         assert [TEXTS[name](one) for one in each] == [shown["content"]] * WATCHERS, name
