@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import BrowserContext, Page, Route, expect
 
-from tests.support.browser import ask, browser, ended, raw_text
+from tests.support.browser import ANSWER, ask, browser, ended, raw_text
 from tests.support.follower import follower
 from tests.support.inprocess import LiveNode, live_node, live_worker
 from worker.providers.demo import lorem
@@ -148,6 +148,69 @@ async def test_a_hidden_tab_with_nothing_to_wait_for_gives_its_connection_back(n
     assert await raw_text(page) == "".join(lorem(100, 3))
     await _seen(page, "visible")
     await _streams(node, 1)
+
+
+async def _held_up(page: Page, path: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """The next request like that waits. First event: it is there; second: let it go on."""
+    asked, released = asyncio.Event(), asyncio.Event()
+
+    async def once_released(route: Route) -> None:
+        asked.set()
+        await released.wait()
+        await route.continue_()
+
+    await page.route(path, once_released, times=1)
+    return asked, released
+
+
+async def test_a_tab_that_is_hidden_before_its_answer_begins_is_told_of_it(node: LiveNode, page: Page) -> None:
+    """Nothing has come yet, neither of the first turn nor of the next one: what was asked for is waited for."""
+    for turn, path in enumerate(("**/events*", "**/messages")):
+        asked, released = await _held_up(page, path)
+        await ask(page, "hello", tokens=20, rate=20, seed=3)
+        async with asyncio.timeout(WITHIN_S):
+            await asked.wait()
+        await _seen(page, "hidden")
+        released.set()
+        await expect(page.locator(ANSWER)).to_have_count(turn + 1, timeout=60_000)
+        await ended(page)
+        assert await raw_text(page) == "".join(lorem(20, 3))
+        await _streams(node, 0)
+        await _seen(page, "visible")
+        await _streams(node, 1)
+
+
+async def test_a_conversation_opened_in_the_background_keeps_no_connection(node: LiveNode, page: Page) -> None:
+    """It is shown once somebody looks, and followed again."""
+    await ask(page, "hello", tokens=5, rate=0, seed=3)
+    await ended(page)
+    behind = await page.context.new_page()
+    await behind.add_init_script(
+        'Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true })'
+    )
+    await page.close()
+    await _streams(node, 0)
+    await behind.goto(page.url)
+    await ended(behind)
+    await _streams(node, 0)
+    assert await raw_text(behind) == "".join(lorem(5, 3))
+    await _seen(behind, "visible")
+    await _streams(node, 1)
+
+
+async def test_a_tab_that_is_hidden_while_it_loads_sees_the_answer_to_its_end(node: LiveNode, page: Page) -> None:
+    """Whether there is something to wait for is known once the log is here."""
+    await ask(page, "hello", tokens=60, rate=20, seed=3)
+    await _streams(node, 1)
+    asked, released = await _held_up(page, "**/events*")
+    await page.reload()
+    async with asyncio.timeout(WITHIN_S):
+        await asked.wait()
+    await _seen(page, "hidden")
+    released.set()
+    await ended(page)
+    assert await raw_text(page) == "".join(lorem(60, 3))
+    await _streams(node, 0)
 
 
 def test_the_six_connections_of_a_browser_are_documented() -> None:

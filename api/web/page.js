@@ -22,12 +22,12 @@ const drawer = new Drawer({ client, removed: (id) => id === session.id && fresh(
 
 /**
  * What is on the screen. `stream` is null before the first message. `late`: shown as it comes, not in one go.
- * `resting`: not followed while nobody looks. `gone`: the server has it no more.
+ * `current`: the log is here up to now. `resting`: not followed while nobody looks. `gone`: the server has it no more.
  */
 let session = blank("");
 
 function blank(id) {
-  return { id, transcript: new Transcript(), stream: null, shown: false, late: false, resting: false, gone: false };
+  return { id, transcript: new Transcript(), stream: null, shown: false, late: false, current: false, resting: false, gone: false };
 }
 
 /** Show the session the URL names. Everything that changes sessions goes through the URL. */
@@ -61,7 +61,7 @@ function view(name) {
 
 /** Follow from the cursor on; from the start the first time. */
 function follow(here) {
-  here.resting = false;
+  here.resting = here.current = false;
   const current = (act) => (...args) => here === session && act(...args);
   here.stream = client.follow(here.id, {
     after: here.stream?.cursor,
@@ -76,15 +76,14 @@ function take(here, type, data) {
   here.transcript.apply(type, data);
   if (here !== session) return;
   if (type === "message" && data.role === "user" && !titles.get(here.id)) titles.set(here.id, data.content);
-  if (type === "caught_up" || here.late) reveal();
-  if (!here.shown) return;
-  thread.draw();
   const over = Object.hasOwn(TERMINALS, type);
-  if (over || type === "generation.started") drawer.refresh();
-  if (!over) return;
+  here.current ||= type === "caught_up";
+  if (type === "caught_up" || here.late) reveal();
+  if (here.shown) thread.draw();
+  if (here.shown && (over || type === "generation.started")) drawer.refresh();
   // Now, and not when it is drawn: after an interruption another message is the newest by then.
-  announcer.follow(here.transcript.last);
-  rest();
+  if (here.shown && over) announcer.follow(here.transcript.last);
+  if (over || type === "caught_up") rest();
 }
 
 function tooLong() {
@@ -219,7 +218,8 @@ function escape(event) {
 
 /** Browsers allow few connections per server: a tab in the background with nothing to wait for gives its one back. */
 function rest() {
-  if (document.visibilityState !== "hidden" || !session.stream || session.transcript.live) return;
+  const idle = session.current && !session.transcript.live && !thread.awaits;
+  if (document.visibilityState !== "hidden" || !idle) return;
   session.stream.close();
   session.resting = true;
 }

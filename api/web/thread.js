@@ -49,6 +49,11 @@ export class Thread {
     this.#pending = null;
   }
 
+  /** Whether something is on its way that the log has not brought yet. */
+  get awaits() {
+    return this.#pending !== null && this.#asked <= this.#pending.heard;
+  }
+
   draw() {
     this.#frame ||= requestAnimationFrame(() => this.#draw());
   }
@@ -56,7 +61,7 @@ export class Thread {
   #draw() {
     this.#frame = 0;
     const messages = this.#transcript?.messages ?? [];
-    if (this.#pending && this.#asked > this.#pending.heard) this.forget();
+    if (!this.awaits) this.forget();
     const same = messages.findIndex((message, n) => this.#views[n]?.message !== message);
     // Whole and known: only the message before the new ones can have changed, and it may have been the newest.
     const from = Math.max(0, (same < 0 ? messages.length : same) - 1);
