@@ -6,6 +6,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
 
 from shared.directory import Directory
 from shared.log import Log, Retention
@@ -34,6 +35,15 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """What a test does to the logs of this process, other tests hear."""
+    yield
+    configured = structlog.is_configured()
+    structlog.reset_defaults()
+    assert not configured
 
 
 @pytest.fixture(scope="session")

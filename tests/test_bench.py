@@ -1,6 +1,7 @@
 """The benchmarks run, and would notice what they are there to notice: a small round of two scenarios."""
 
 import asyncio
+import math
 import os
 import signal
 from contextlib import AsyncExitStack
@@ -82,6 +83,8 @@ def test_a_ratio_is_the_median_of_the_rounds() -> None:
         return Run(Floor(), [Window(1, cost, 0, 0, 0, 0, 0) for cost in costs])
 
     assert fan_out.ratio(run(10, 40, 3), run(20, 40, 4)) == 0.75
+    assert fan_out.ratio(run(10, 7), run(20, 0)) == 0.5
+    assert math.isnan(fan_out.ratio(run(0), run(0)))
 
 
 def test_the_command_writes_the_tables_of_the_scenarios_it_is_given(

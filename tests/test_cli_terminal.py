@@ -206,6 +206,7 @@ def test_a_bug_is_told_as_one(capfd: pytest.CaptureFixture[str], monkeypatch: py
     async def work() -> int:
         raise ValueError("left is not right")
 
+    monkeypatch.setattr("shared.console.desk.configure", lambda *_: None)  # of this process: other tests hear its logs
     for level, places in (("info", 0), ("debug", 1)):
         monkeypatch.setenv("HOLDFAST_LOG_LEVEL", level)
         with pytest.raises(typer.Exit) as ended:

@@ -1,5 +1,6 @@
 """Fan-out, many and saturation, side by side with what people run instead; and the same under another server."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -83,9 +84,10 @@ def section_of(
 
 
 def ratio(own: Run, other: Run) -> float:
-    """Of CPU per event; the median over the rounds, each of which measured both."""
+    """Of CPU per event; the median over the rounds, each of which measured both. NaN where none was long enough."""
     pairs = zip(own.windows, other.windows, strict=True)
-    return statistics.median(a.node_us / b.node_us for a, b in pairs)
+    ratios = [a.node_us / b.node_us for a, b in pairs if b.node_us]
+    return statistics.median(ratios) if ratios else math.nan
 
 
 def _row(run: Run, own: Run) -> list[str]:
