@@ -41,9 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _logs_as_they_were() -> Iterator[None]:
     """What a test does to the logs of this process, other tests hear."""
     yield
-    configured = structlog.is_configured()
+    loggers_are_kept = structlog.get_config()["cache_logger_on_first_use"]
     structlog.reset_defaults()
-    assert not configured
+    assert not loggers_are_kept
 
 
 @pytest.fixture(scope="session")
